@@ -1,0 +1,1 @@
+"""Hydra configuration: the one home of every default."""

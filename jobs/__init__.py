@@ -1,0 +1,1 @@
+"""One module a job and the command line; joins `mvdiff` (tensors, files) and `slurm` (queues)."""

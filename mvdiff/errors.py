@@ -1,0 +1,13 @@
+"""What goes wrong because of what was asked or given, as opposed to a bug."""
+
+
+class InputError(Exception):
+    """Wrong input, told in one line: what is wrong, where, and what mends it.
+
+    The command line prints ``str(error)`` and exits with status 2; no traceback is shown for it.
+    """
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(f"{what}: {mend}")
+        self.what = what
+        self.mend = mend

@@ -1,0 +1,50 @@
+"""A run's append-only event log: JSON lines, one writer a file."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Append events to ``path``; every event is one line written by one system call.
+
+    Only one process may write a given file: name it after the writer (``rank-0.jsonl``, ``worker-3.jsonl``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._end_torn_line()
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append the event ``kind`` with its fields and the time (seconds since 1970)."""
+        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n"
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+    def _end_torn_line(self) -> None:
+        """A writer killed in the middle of a line must not glue the next event to it."""
+        if not self._path.exists() or self._path.stat().st_size == 0:
+            return
+        with self._path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every whole event of every log in ``folder``, file by file; torn lines are passed over."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict):
+                yield event
