@@ -1,0 +1,78 @@
+"""The command line: `mvdiff JOB [key=value ...]`. Imports no torch, and Hydra only once a job is asked for."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import mvdiff
+from jobs import JOBS, manual
+from mvdiff.errors import InputError
+from slurm.errors import RequestError
+
+WITH_PATH = ("verify", "export")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(message, f"see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 the job failed, 2 the request was wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except (InputError, RequestError) as error:
+        print(f"mvdiff: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mvdiff: interrupted; a job that was already submitted goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(manual.overview(mvdiff.__version__))
+        return 0
+    if words[0] == "--version":
+        print(f"mvdiff {mvdiff.__version__}")
+        return 0
+    command, rest = words[0], words[1:]
+    if command in JOBS:
+        return _job(command, rest)
+    if command == "demo":
+        from jobs.demo import demo
+
+        return demo(rest)
+    if command == "testbed":
+        from jobs.testbed import testbed
+
+        return testbed(rest)
+    raise InputError(f"unknown command {command!r}", f"choose one of {', '.join(manual.SUMMARIES)}")
+
+
+def _job(name: str, words: list[str]) -> int:
+    if "-h" in words or "--help" in words:
+        print(manual.page(name))
+        return 0
+    parser = _Parser(prog=f"mvdiff {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    parsed = parser.parse_intermixed_args(words)
+    overrides = list(parsed.overrides)
+    if name in WITH_PATH and overrides and "=" not in overrides[0]:
+        overrides[0] = f"path={overrides[0]}"
+
+    from jobs.launch import Request, launch
+
+    return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

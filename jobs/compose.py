@@ -1,0 +1,156 @@
+"""From the words of a command line to one checked configuration."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import configs
+from mvdiff.errors import InputError
+
+T = TypeVar("T")
+
+CONFIGS = Path(configs.__file__).parent
+
+
+def composed(job: str, words: Sequence[str]) -> DictConfig:
+    """The resolved configuration of ``job`` with the overrides ``words`` (``key=value``, Hydra's grammar).
+
+    ``data=PATH`` is short for ``data.path=PATH`` unless a file of ``configs/data`` bears that name. A value that is
+    not in Hydra's grammar is taken literally, so that paths need no second quoting. A folder ``configs`` in the working
+    directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
+
+    Raises:
+        InputError: an unknown key or choice (with the nearest valid ones), a missing value.
+    """
+    words = [_readable(_data_path(word)) for word in words]
+    own = Path.cwd() / "configs"
+    if own.is_dir() and own.resolve() != CONFIGS.resolve():
+        words.append(f"hydra.searchpath=[{_quoted(f'file://{own}')}]")
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        try:
+            config = compose(job, overrides=words)
+        except MissingConfigException as error:
+            raise _unknown_choice(error) from None
+        except ConfigCompositionException as error:
+            raise _unknown_key(job, error) from None
+        except HydraException as error:
+            raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        key = missing[0]
+        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} --help says what it means)")
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
+    return config
+
+
+def settings(kind: type[T], node: Any, where: str) -> T:
+    """Build the dataclass ``kind`` from a part of the configuration, checking names and types.
+
+    Raises:
+        InputError: a value of the wrong type, with its full key.
+    """
+    content = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(content, dict)
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in map(str, content):
+        if key not in names:
+            raise InputError(f"unknown key {where}.{key}", _nearest(key, names))
+    try:
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{where}.{error.full_key}: {_first_line(error)}", "give a value of that type") from None
+    assert isinstance(built, kind)
+    return built
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files in a group of ``configs``."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def _data_path(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if name != "data" or not equals or value in choices("data"):
+        return word
+    return f"data.path={value}"
+
+
+def _quoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _readable(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if not equals and not word.startswith("~"):
+        raise InputError(f"{word!r} is not an override", "write key=value")
+    try:
+        OverridesParser.create().parse_override(word)
+    except OverrideParseException:
+        return f"{name}={_quoted(value)}"
+    return word
+
+
+def _unknown_key(job: str, error: ConfigCompositionException) -> InputError:
+    cause = error.__cause__ or error
+    found = re.search(r"[Kk]ey '([^']+)'", str(cause)) or re.search(r"Could not override '([^']+)'", str(error))
+    group = re.search(r"Could not override '([^']+)'\.?\s*\n?No match in the defaults list", str(error))
+    full = re.search(r"full_key: (\S+)", str(cause))
+    key = group.group(1) if group else full.group(1) if full else found.group(1) if found else None
+    if key is None:
+        return InputError(_first_line(error), f"see mvdiff {job} --help")
+    return InputError(f"unknown key {key!r}", _nearest(key, known_keys(job)))
+
+
+def known_keys(job: str) -> list[str]:
+    """Every key that ``job`` takes, with dots."""
+    if GlobalHydra.instance().is_initialized():
+        config = compose(job)
+    else:
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            config = compose(job)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys: list[str] = []
+        for name in node:
+            keys.append(f"{prefix}{name}")
+            if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+                keys += walk(node[name], f"{prefix}{name}.")
+        return keys
+
+    return walk(config, "")
+
+
+def _nearest(key: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    last = key.rsplit(".", 1)[-1]
+    near += [name for name in names if name.rsplit(".", 1)[-1] == last and name not in near]
+    if near:
+        return f"did you mean {' or '.join(near[:4])}?"
+    return f"the keys here are {', '.join(name for name in names if '.' not in name)}"
+
+
+def _unknown_choice(error: MissingConfigException) -> InputError:
+    name = str(error.missing_cfg_file or "")
+    group, _, choice = name.rpartition("/")
+    if not group:
+        return InputError(_first_line(error), "see mvdiff --help")
+    return InputError(f"{group}={choice} does not exist", f"choose {group}= from {', '.join(choices(group))}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,58 @@
+"""What every job module offers, and what it is given when it runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from omegaconf import DictConfig
+
+from jobs import JOBS
+from jobs.runfolder import JobFolder, Run
+from mvdiff.events import EventLog
+from slurm.place import Place
+
+
+@dataclass(frozen=True)
+class Context:
+    """One process of a running job."""
+
+    run: Run | None
+    """None where a job works outside any run (verify, export)."""
+    folder: JobFolder | None
+    place: Place
+    worker: int
+    """Index of this worker in 0..workers-1."""
+    workers: int
+    should_stop: Callable[[], bool]
+    """Whether the queue has asked the job to stop."""
+    events: EventLog | None
+
+
+class Job(Protocol):
+    """A module ``jobs.NAME``."""
+
+    ARRAY: bool
+    """Whether the job is an array of independent workers (else: one job whose tasks are ranks of one another)."""
+
+    def check(self, config: DictConfig, run: Run | None) -> str | None:
+        """Look at everything the job needs, on the machine that submits it; fill in paths.
+
+        Returns:
+            A sentence where there is nothing left to do, else None.
+
+        Raises:
+            InputError: the job could not succeed.
+        """
+
+    def work(self, config: DictConfig, context: Context) -> str:
+        """Do the work; return "done", or "stopped" when the queue asked for it and the state is safe on disk."""
+
+    def figures(self, config: DictConfig, run: Run | None) -> dict[str, Any]:
+        """What a finished job has to show, by name, most important first."""
+
+
+def job(name: str) -> Job:
+    """The module of the job ``name``, one of ``JOBS``."""
+    assert name in JOBS, name
+    return cast(Job, import_module(f"jobs.{name}"))

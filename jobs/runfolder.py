@@ -1,0 +1,181 @@
+"""A run on disk: one folder for what it publishes, one numbered folder for every job that was submitted for it."""
+
+import getpass
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mvdiff.durable import write_json, write_text
+from mvdiff.errors import InputError
+from slurm.submission import Submission
+
+PACKAGES = ("mvdiff", "slurm", "jobs", "configs")
+RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py", "numpy", "transformers")
+_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """``runs/NAME``: what its jobs publish lies at fixed places in it."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, root: str, name: str) -> "Run":
+        """The run ``name`` below ``root``; it need not exist yet.
+
+        Raises:
+            InputError: the name could not be a folder's name everywhere.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(f"run={name!r} is not a name", "use letters, digits, dots, dashes, underscores")
+        return cls(Path(root).expanduser().absolute() / name)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def shards(self) -> Path:
+        return self.path / "shards"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def jobs(self) -> list["JobFolder"]:
+        """Every submission so far, oldest first."""
+        folders = (self.path / "jobs").glob("[0-9][0-9][0-9]-*")
+        return [JobFolder(self, path) for path in sorted(folders)]
+
+    def next_job(self, job: str) -> "JobFolder":
+        """Where the next submission of ``job`` goes; nothing is created."""
+        numbers = [int(folder.path.name[:3]) for folder in self.jobs()]
+        return JobFolder(self, self.path / "jobs" / f"{max(numbers, default=0) + 1:03d}-{job}")
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """``runs/NAME/jobs/NNN-JOB``: one submission, never written again by another one."""
+
+    run: Run
+    path: Path
+
+    @property
+    def job(self) -> str:
+        return self.path.name[4:]
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    def create(self, config: DictConfig) -> None:
+        """Make the folder with config, provenance and a snapshot of the code, readable by its owner alone.
+
+        Raises:
+            InputError: the run folder belongs to somebody else, or the disk refuses.
+        """
+        _owned(self.run.path)
+        try:
+            self.path.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise InputError(f"cannot create {self.path}: {error.strerror}", "choose another runs= folder") from None
+        for folder in (self.run.path, self.run.path / "jobs"):
+            folder.chmod(0o700)
+        for folder in (self.logs, self.events):
+            folder.mkdir(mode=0o700)
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(config))
+        write_json(self.path / "provenance.json", provenance())
+        for package in PACKAGES:
+            shutil.copytree(source_root() / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def config(self) -> DictConfig:
+        """The resolved configuration this job was submitted with."""
+        loaded = OmegaConf.load(self.path / "config.yaml")
+        assert isinstance(loaded, DictConfig)
+        return loaded
+
+    def remember(self, submission: Submission) -> None:
+        """Write down what the queue answered."""
+        write_json(self.path / "submission.json", submission.to_json())
+
+    def submission(self) -> Submission | None:
+        """What the queue answered; None if the job never got that far."""
+        path = self.path / "submission.json"
+        return Submission(**json.loads(path.read_text())) if path.exists() else None
+
+
+def short(path: Path) -> str:
+    """A path as a person in the working directory would write it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def source_root() -> Path:
+    """The folder that holds this project's packages."""
+    return Path(__file__).resolve().parent.parent
+
+
+def provenance() -> dict[str, Any]:
+    """Who started what, when, from which code, with which versions."""
+    return {
+        "command": sys.argv,
+        "working_directory": str(Path.cwd()),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "user": getpass.getuser(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in ("mvdiff", *RECORDED)},
+    }
+
+
+def _commit() -> str | None:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(source_root()), *words], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _owned(path: Path) -> None:
+    """Code is unpickled from below a run folder: it must be in nobody else's hands."""
+    if path.exists() and path.stat().st_uid != os.getuid():
+        raise InputError(f"{path} belongs to another user", "choose another run= name")

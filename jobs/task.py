@@ -1,0 +1,64 @@
+"""What a queue starts: one process of a job, from nothing but the job's folder.
+
+State is found again on disk, never pickled, so that a job that comes back starts exactly like a new one.
+"""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from submitit.helpers import DelayedSubmission
+
+from jobs.job import Context, job
+from jobs.runfolder import JobFolder, Run
+from mvdiff.errors import InputError
+from mvdiff.events import EventLog
+from slurm.place import here
+from slurm.requeue import come_back
+from slurm.stop import StopFlag
+
+
+class Task:
+    """The callable handed to submitit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def checkpoint(self, worker: int = 0) -> DelayedSubmission:
+        """Called by submitit's own handler if a signal comes before ours stands: start again the same way."""
+        return DelayedSubmission(self, worker)
+
+    def __call__(self, worker: int = 0) -> None:
+        stop = StopFlag.install()
+        os.umask(0o077)
+        place = here()
+        path = Path(self.folder)
+        folder = JobFolder(Run(path.parent.parent), path)
+        # submitit refuses to write its result over what a killed attempt left half written.
+        (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
+        config = folder.config()
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, str(config.cluster.cpus_per_task))
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+        events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
+        who = {"job_id": place.job_id, "rank": place.rank}
+        events.write("started", node=place.node, pid=os.getpid(), restart=place.restart, **who)
+        module = job(folder.job)
+        workers = config.cluster.workers if module.ARRAY else 1
+        context = Context(folder.run, folder, place, worker, workers, stop.is_set, events)
+        try:
+            outcome = module.work(config, context)
+        except InputError as error:
+            events.write("failed", **who, error=str(error))
+            print(f"mvdiff {folder.job}: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+        except Exception as error:
+            events.write("failed", **who, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            raise
+        if outcome == "stopped":
+            waited = round(time.monotonic() - stop.since, 3) if stop.since is not None else None
+            events.write("stopped", **who, signal=stop.signal, seconds_since_signal=waited)
+            come_back(place)
+        events.write("finished", **who)

@@ -1,0 +1,85 @@
+"""What the queue says of jobs, on clusters with and without accounting."""
+
+import re
+import subprocess
+from collections.abc import Iterable
+
+from slurm.errors import RequestError
+
+ENDED = frozenset(
+    {
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "TIMEOUT", "UNKNOWN",
+    }
+)  # fmt: skip
+"""States after which a job does not run again by itself. UNKNOWN: the queue has forgotten the job."""
+
+
+def run(*command: str, timeout_s: float = 30.0) -> str:
+    """Standard output of a SLURM command.
+
+    Raises:
+        RequestError: the command is missing, fails or does not answer.
+    """
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except FileNotFoundError:
+        raise RequestError(
+            f"{command[0]} is not on this machine's PATH", "run on a login node, or add cluster=local"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise RequestError(f"{command[0]} did not answer within {timeout_s:.0f} s", "is slurmctld up? sinfo") from None
+    if result.returncode:
+        message = " ".join((result.stderr or result.stdout).split())
+        raise RequestError(f"{' '.join(command[:3])} failed: {message}", "correct the request and submit again")
+    return result.stdout
+
+
+def job_states(job_ids: Iterable[str]) -> dict[str, str]:
+    """State of each job (``RUNNING``, ``PENDING``, ``COMPLETED``, ...); ``UNKNOWN`` once the queue has forgotten it.
+
+    ``job_ids`` as submitit gives them: ``123`` or ``123_4`` for a member of an array. Asks ``squeue``, which needs no
+    accounting and remembers ended jobs for MinJobAge; then ``sacct`` for the rest, where it exists.
+    """
+    wanted = list(job_ids)
+    if not wanted:
+        return {}
+    roots = ",".join(sorted({job.split("_")[0] for job in wanted}))
+    try:
+        output = run("squeue", "--noheader", "--array", "--states=all", f"--jobs={roots}", "--format=%i|%A|%T")
+    except RequestError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        output = ""
+    found: dict[str, str] = {}
+    for line in output.splitlines():
+        name, raw, state = line.strip().split("|")
+        found[name] = found[raw] = state
+    missing = [job for job in wanted if job not in found]
+    if missing:
+        found |= _accounted(missing)
+    return {job: found.get(job, "UNKNOWN") for job in wanted}
+
+
+def job_state(job_id: str) -> str | None:
+    """State of one job, or None where it cannot be told."""
+    try:
+        return job_states([job_id])[job_id]
+    except RequestError:
+        return None
+
+
+def _accounted(job_ids: list[str]) -> dict[str, str]:
+    try:
+        output = run(
+            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={','.join(job_ids)}"
+        )
+    except RequestError:
+        return {}
+    rows = (line.split("|") for line in output.splitlines() if "|" in line)
+    return {name: re.split(r"[ +]", state)[0] for name, state in rows}
+
+
+def partitions() -> list[str]:
+    """Names of the partitions this user sees."""
+    return sorted({line.strip().rstrip("*") for line in run("sinfo", "--noheader", "--format=%P").splitlines()})

@@ -1,0 +1,72 @@
+"""How the ranks of one start of a job find each other: rank 0 publishes an address and a port in a shared folder.
+
+Every start gets a fresh port, and no node name has to resolve.
+"""
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.errors import RequestError
+from slurm.place import Place
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where rank 0 listens."""
+
+    address: str
+    port: int
+    listener: socket.socket | None
+    """On rank 0 the socket that already holds the port, so that nobody else can take it; None on the others."""
+
+
+def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
+    """Publish (rank 0) or wait for (the others) the meeting point of this start of the job.
+
+    Raises:
+        RequestError: rank 0 published nothing within ``timeout_s``.
+    """
+    path = folder / f"rendezvous-{place.job_id}-{place.restart}.json"
+    if place.first:
+        listener = socket.create_server((place.address, 0), backlog=place.world_size)
+        port = listener.getsockname()[1]
+        entry = {"address": place.address, "port": port, "process": _identity(os.getpid())}
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(entry))
+        temporary.replace(path)
+        return Rendezvous(place.address, port, listener)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = _read(path)
+        if found and (place.kind == "slurm" or _is_running(found["process"])):
+            return Rendezvous(found["address"], found["port"], None)
+        time.sleep(0.05)
+    raise RequestError(
+        f"rank 0 of job {place.job_id} did not appear within {timeout_s:.0f} s",
+        f"look at its log in {folder} and check that the nodes share this folder",
+    )
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _identity(pid: int) -> list:
+    """Process id and start time: ids are reused, the pair is not."""
+    status = Path(f"/proc/{pid}/stat").read_text()
+    return [pid, status.rpartition(")")[2].split()[19]]
+
+
+def _is_running(process: list) -> bool:
+    """On one machine a restarted job keeps its id, so an entry counts only while its writer lives."""
+    try:
+        return _identity(process[0]) == process
+    except (FileNotFoundError, ProcessLookupError):
+        return False

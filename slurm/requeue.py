@@ -1,0 +1,48 @@
+"""Bring a stopped job back: the one rank that may asks the queue, the others wait to be ended."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import NoReturn
+
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+from slurm.place import Place
+from slurm.queue import job_state
+
+WAIT_FOR_END_S = 120
+
+
+def come_back(place: Place) -> NoReturn:
+    """End this process so that the job starts again; a job that its owner cancelled stays cancelled.
+
+    All ranks call this after their state is safe on disk. On SLURM rank 0 requeues the job, which ends every rank; a
+    rank that exited by itself instead would make the job look finished.
+    """
+    if place.kind == "local":
+        sys.exit(LOCAL_REQUEUE_RETURN_CODE)
+    if place.kind == "slurm":
+        # The raw id: for a member of an array it names that member alone.
+        if place.first and _may_come_back(os.environ["SLURM_JOB_ID"]):
+            _requeue(os.environ["SLURM_JOB_ID"])
+        time.sleep(WAIT_FOR_END_S)
+    sys.exit(1)
+
+
+def _may_come_back(job_id: str) -> bool:
+    state = job_state(job_id)
+    if state is not None and state.startswith("CANCELLED"):
+        print(f"job {job_id} was cancelled: it stays so", flush=True)
+        return False
+    return True
+
+
+def _requeue(job_id: str) -> None:
+    result = subprocess.run(["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60, check=False)
+    if result.returncode == 0:
+        print(f"job {job_id} goes back to the queue", flush=True)
+        return
+    # On preemption SLURM may have put the job back before this process asked.
+    if job_state(job_id) not in ("PENDING", "REQUEUED", "COMPLETING"):
+        print(f"scontrol requeue {job_id}: {result.stderr.strip()}", file=sys.stderr, flush=True)
