@@ -1,0 +1,23 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-63%64
+#SBATCH --cpus-per-task=8
+#SBATCH --exclude='n[1-3],n7'
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=mice-train
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=RUN/logs/%A_%a_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@180
+#SBATCH --time=1440
+
+# setup
+module load cuda/12
+export SRUN_CPUS_PER_TASK=8
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output RUN/logs/%A_%a_%t_log.out --kill-on-bad-exit=1 sh -c 'trap "" USR2 TERM; exec "$@"' sh env PYTHONPATH=RUN/code PYTHON -P -u -m submitit.core._submit RUN/logs
