@@ -27,6 +27,25 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
+def link_new(temporary: Path, path: Path) -> bool:
+    """Give the closed file ``temporary`` the second name ``path`` unless that is taken; True if this call gave it.
+
+    Of any number of callers on any number of nodes one gets True: a hard link is made or refused by the file server
+    itself, on NFS and Lustre as on a local disk. The reply can be lost on NFS and the repeated call be refused although
+    the first one held, so the link count decides, as open(2) advises under O_EXCL. Both lie in the same file system;
+    ``temporary`` has no other name before and stays. Nothing is synced.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if temporary.stat().st_nlink > 1:
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        raise
+    return True
+
+
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; what is written there becomes ``path`` if the block succeeds.

@@ -1,0 +1,46 @@
+"""What became of samples and slices: append-only JSON lines, one file an incarnation of a worker.
+
+The ledger explains; the result shards decide. A published slice whose line is missing (its worker died between the two)
+is published all the same.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from mvdiff.events import EventLog, read_events
+from mvdiff.generate.owner import Owner
+
+FOLDER = "ledger"
+
+
+class Ledger:
+    """Lines of one worker about the result set in ``folder``."""
+
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        self._log = EventLog(folder / FOLDER / f"{owner.worker}.{owner.nonce}.jsonl")
+        self._worker, self._host = owner.worker, owner.host
+
+    def published(self, name: str, attempt: int, rows: int, missing: list[str], seconds: float) -> None:
+        """The slice ``name`` is there with ``rows`` samples; those called ``missing`` had to be left out."""
+        self._write("published", slice=name, attempt=attempt, rows=rows, missing=missing, seconds=round(seconds, 3))
+
+    def failed(
+        self, name: str, attempt: int, sample_id: str, stage: Literal["input", "sampler"], reason: str, trace: str = ""
+    ) -> None:
+        """The sample could not be read or not be sampled; it is quarantined if the slice is published without it."""
+        self._write(
+            "failed", slice=name, attempt=attempt, sample_id=sample_id, stage=stage, reason=reason, traceback=trace
+        )
+
+    def gave_up(self, name: str, attempt: int, reason: str) -> None:
+        """The worker stopped, because what failed was its own doing."""
+        self._write("gave_up", slice=name, attempt=attempt, reason=reason)
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        self._log.write(kind, worker=self._worker, host=self._host, **fields)
+
+
+def read_ledger(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every line of every worker about the result set in ``folder``, in no order between workers."""
+    return read_events(folder / FOLDER)

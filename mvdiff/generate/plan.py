@@ -1,0 +1,293 @@
+"""The plan of a result set: which samples, from which rows, in which fixed slices.
+
+A plan is a sequence of immutable segments. The first call plans all it was asked for; a later one that asks for more
+(the data has grown, a limit was lifted) adds a segment with what is new and touches nothing else. A segment is two
+files: ``plan-0000-<hash>.npy``, one fixed-width record a sample, named by its content; and ``plan-0000.json``, which
+names it and appears last, whole, and once.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mvdiff.durable import link_new, published, sync_file, sync_folder
+from mvdiff.errors import InputError
+from mvdiff.generate.settings import Recipe
+from mvdiff.shard import ShardIndex
+from mvdiff.shard.schema import NAME_BYTES
+
+SET_FILE = "set.json"
+VERSION = 1
+RECORD = np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8"), ("sample_id", f"S{NAME_BYTES}")])
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The samples that one worker claims at once. Its batches are ``[0, batch)``, ``[batch, 2 batch)``, ..."""
+
+    name: str
+    """``SEGMENT-NUMBER``, as in its files' names."""
+    ids: list[str]
+    shards: list[Path]
+    """Input shard of each sample."""
+    rows: list[int]
+    """Row of each sample in its shard."""
+    checksums: list[int]
+    """Checksum that row had when it was planned."""
+    codec: str
+    """Codec of the slice's result shard."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the slice's result shard in the set's folder."""
+        return f"slice-{self.name}.h5"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one call added to the plan."""
+
+    number: int
+    slice: int
+    """Samples in a slice; the last one may be shorter."""
+    codec: str
+    retried: int
+    """How many of its samples an earlier segment had planned and had to leave out."""
+    shards: list[str]
+    entries: NDArray[np.void]
+    """``RECORD`` [samples]."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the segment at ``path`` (its JSON file); ``InputError`` when its bytes are not the ones planned."""
+        header = _read_json(path)
+        if header.get("version") != VERSION:
+            raise InputError(f"{path} is a plan of version {header.get('version')}", "use the mvdiff that made it")
+        entries = path.with_name(header["entries"])
+        content = entries.read_bytes() if entries.exists() else b""
+        if xxhash.xxh3_64_hexdigest(content) != header["checksum"]:
+            raise InputError(f"{entries} is missing or damaged", "restore it, or start another run")
+        records = np.load(BytesIO(content), allow_pickle=False)
+        return cls(header["number"], header["slice"], header["codec"], header["retried"], header["shards"], records)
+
+    def publish(self, folder: Path) -> bool:
+        """Write the segment into ``folder``; False, leaving nothing behind, when its number is taken by now."""
+        buffer = BytesIO()
+        np.save(buffer, self.entries, allow_pickle=False)
+        content = buffer.getvalue()
+        checksum = xxhash.xxh3_64_hexdigest(content)
+        path = segment_path(folder, self.number)
+        entries = folder / f"{path.stem}-{checksum}.npy"
+        with published(entries) as temporary:
+            temporary.write_bytes(content)
+        header = {
+            "version": VERSION, "number": self.number, "samples": len(self.entries), "slice": self.slice,
+            "codec": self.codec, "retried": self.retried, "entries": entries.name, "checksum": checksum,
+            "shards": self.shards,
+        }  # fmt: skip
+        if _publish_json_once(path, header):
+            return True
+        if _read_json(path)["entries"] != entries.name:
+            entries.unlink(missing_ok=True)
+        return False
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return -(-len(self.entries) // self.slice)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Sample ids in the order of the plan."""
+        return [name.decode() for name in self.entries["sample_id"].tolist()]
+
+    def name_at(self, number: int) -> str:
+        """Name of slice ``number``."""
+        return f"{self.number:04d}-{number:06d}"
+
+    def slice_at(self, number: int) -> Slice:
+        """Slice ``number`` of this segment."""
+        part = self.entries[number * self.slice : (number + 1) * self.slice]
+        return Slice(
+            self.name_at(number),
+            [name.decode() for name in part["sample_id"].tolist()],
+            [Path(self.shards[shard]) for shard in part["shard"].tolist()],
+            part["row"].tolist(),
+            part["checksum"].tolist(),
+            self.codec,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of the result set in ``folder``, as it stood when it was loaded."""
+
+    folder: Path
+    recipe: Recipe
+    segments: list[Segment]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the plan of the result set ``folder``; ``InputError`` if there is none or it is damaged."""
+        path = folder / SET_FILE
+        if not path.exists():
+            raise InputError(f"{folder} holds no result set", "give a folder that mvdiff generate made")
+        recipe = Recipe(**_read_json(path)["recipe"])
+        segments: list[Segment] = []
+        while (file := segment_path(folder, len(segments))).exists():
+            segments.append(Segment.load(file))
+        return cls(folder, recipe, segments)
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return sum(len(segment) for segment in self.segments)
+
+    @property
+    def samples(self) -> int:
+        """Number of different samples planned."""
+        return sum(len(segment.entries) - segment.retried for segment in self.segments)
+
+    def slice_at(self, number: int) -> Slice:
+        """Slice ``number`` of the whole plan, in microseconds however long the plan is."""
+        for segment in self.segments:
+            if number < len(segment):
+                return segment.slice_at(number)
+            number -= len(segment)
+        raise IndexError(number)
+
+    def __iter__(self) -> Iterator[Slice]:
+        return (segment.slice_at(k) for segment in self.segments for k in range(len(segment)))
+
+    def sizes(self) -> dict[str, int]:
+        """Every slice's name and number of samples, in the order of ``slice_at``."""
+        return {
+            segment.name_at(k): min(segment.slice, len(segment.entries) - k * segment.slice)
+            for segment in self.segments
+            for k in range(len(segment))
+        }
+
+    def published(self) -> set[str]:
+        """Names of the slices whose result shards are there."""
+        return {path.stem.removeprefix("slice-") for path in self.folder.glob("slice-*.h5")}
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where segment ``number`` of the plan in ``folder`` lies."""
+    return folder / f"plan-{number:04d}.json"
+
+
+def make_plan(
+    results: Path,
+    data: Path,
+    recipe: Recipe,
+    *,
+    slice_size: int,
+    codec: str,
+    limit: int | None = None,
+    ids: Sequence[str] | None = None,
+    retry: "Callable[[Plan], Collection[str]] | None" = None,
+) -> Plan:
+    """Plan what is missing of ``recipe`` applied to the shards ``data``, in ``results/<set id>/``.
+
+    All samples are asked for, or those called ``ids``, or the first ``limit`` of them. What is planned already stays as
+    it is, so that the same call again changes nothing; several planners at once end with the same plan. ``retry`` says
+    which samples of a plan failed and are to be planned once more (``status.quarantined``).
+
+    Raises ``InputError`` for unknown ids, another rig than the recipe's, and a sample whose input is not the one that
+    an earlier call planned under that id.
+    """
+    index = ShardIndex.scan(data)
+    if index.rig != recipe.rig:
+        raise InputError(
+            f"{data} was taken with the rig {index.rig}, the checkpoint makes views of the rig {recipe.rig}",
+            "give data of that rig, or a checkpoint trained on this one",
+        )
+    asked = _asked(index, data, ids, limit)
+    folder = results / recipe.set_id
+    folder.mkdir(parents=True, exist_ok=True)
+    _publish_json_once(folder / SET_FILE, {"version": VERSION, "recipe": asdict(recipe)})
+    while True:
+        plan = Plan.load(folder)
+        if plan.recipe != recipe:
+            raise InputError(f"{folder / SET_FILE} was changed by hand", "restore it, or start another run")
+        again = set(retry(plan)) if retry else set()
+        missing = _missing(plan, index, asked, again)
+        if not missing:
+            return plan
+        retried = sum(index.ids[i] in again for i in missing)
+        Segment(len(plan.segments), slice_size, codec, retried, *_records(index, missing)).publish(folder)
+
+
+def _asked(index: ShardIndex, data: Path, ids: Sequence[str] | None, limit: int | None) -> range | list[int]:
+    """Positions in ``index`` of the samples asked for."""
+    if ids is None:
+        return range(len(index) if limit is None else min(limit, len(index)))
+    where = {sample_id: i for i, sample_id in enumerate(index.ids)}
+    unknown = [sample_id for sample_id in ids if sample_id not in where]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise InputError(f"{data} has no sample {unknown[0]!r}{more}", "give ids that mvdiff verify lists there")
+    return sorted({where[sample_id] for sample_id in ids})[:limit]
+
+
+def _missing(plan: Plan, index: ShardIndex, asked: range | list[int], again: set[str]) -> list[int]:
+    """Positions in ``index`` of the asked samples that no segment holds, or that are to be done ``again``."""
+    known: dict[str, int] = {}
+    for segment in plan.segments:
+        known.update(zip(segment.ids, segment.entries["checksum"].tolist(), strict=True))
+    missing = []
+    for i in asked:
+        sample_id = index.ids[i]
+        if sample_id not in known:
+            missing.append(i)
+        elif known[sample_id] != index.checksum(i):
+            raise InputError(
+                f"sample {sample_id} of {index.locate(i)[0]} is not the picture that {plan.folder} holds or plans",
+                "give changed pictures new ids, or start another run",
+            )
+        elif sample_id in again:
+            missing.append(i)
+    return missing
+
+
+def _records(index: ShardIndex, positions: list[int]) -> tuple[list[str], NDArray[np.void]]:
+    """Paths of the shards in use, and ``RECORD`` [len(positions)]."""
+    shards: dict[Path, int] = {}
+    records = np.empty(len(positions), RECORD)
+    for k, i in enumerate(positions):
+        shard, row = index.locate(i)
+        records[k] = (shards.setdefault(shard, len(shards)), row, index.checksum(i), index.ids[i].encode())
+    return [str(shard.resolve()) for shard in shards], records
+
+
+def _publish_json_once(path: Path, content: Any) -> bool:
+    """Publish ``content`` under ``path`` unless that is taken; True if this call did it."""
+    if path.exists():
+        return False
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        sync_file(temporary)
+        won = link_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return won
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error})", "restore it, or start another run") from None

@@ -1,0 +1,101 @@
+"""Small shards, a sampler that is a pure function of image and seed, and a worker's settings for tests."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvdiff.events import EventLog
+from mvdiff.generate import GenerateSettings, Plan, Recipe, make_plan, run_worker
+from mvdiff.rig import RIGS
+from mvdiff.shard import Sample, ShardWriter
+
+SIZE = 16
+
+SETTINGS = GenerateSettings(
+    steps=2, guidance=1.0, seed=7, reference_view=0, batch=2, slice=4, codec="lz4", lease_seconds=60.0,
+    heartbeat_seconds=20.0, poll_seconds=1.0, give_up_after=4,
+)  # fmt: skip
+
+
+def sample(number: int, size: int = SIZE) -> Sample:
+    rng = np.random.default_rng(number)
+    rig = RIGS["mouse"]
+    return Sample(
+        f"mouse-{number:03d}",
+        f"session-{number // 4}",
+        rng.integers(0, 256, (6, size, size, 3), np.uint8),
+        None,
+        rig.w2c(),
+        rig.intrinsics(size),
+        np.array(rig.azimuth, np.float32),
+        np.array(rig.elevation, np.float32),
+    )
+
+
+def write_shard(path: Path, numbers: range, size: int = SIZE) -> Path:
+    with ShardWriter(path, size=size, rig="mouse", codec="raw", with_alpha=False) as writer:
+        for number in numbers:
+            writer.append(sample(number, size))
+        return writer.publish()
+
+
+def noise_sampler(images: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """uint8[B H W 3] -> uint8[B 6 H W 3]; a row depends on its own image and seed alone."""
+    views = [
+        np.random.default_rng(seed).integers(0, 256, (6, *image.shape), np.uint8) ^ image
+        for image, seed in zip(images, seeds, strict=True)
+    ]
+    return np.stack(views)
+
+
+def result_bytes(folder: Path) -> dict[str, str]:
+    """Hash of every result shard's bytes."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("slice-*.h5"))}
+
+
+class Bench:
+    """A data folder of 10 samples in two shards, a results folder, and ways to plan and work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.results = folder / "data", folder / "results"
+        self.recipe = Recipe.of(SETTINGS, checkpoint="c0ffee", rig="mouse", size=SIZE)
+        write_shard(self.data / "a.h5", range(6))
+        write_shard(self.data / "b.h5", range(6, 10))
+
+    def plan(self, results: Path | None = None, **asked) -> Plan:
+        return make_plan(
+            results or self.results, self.data, asked.pop("recipe", self.recipe),
+            slice_size=asked.pop("slice_size", SETTINGS.slice), codec=SETTINGS.codec, **asked,
+        )  # fmt: skip
+
+    def work(
+        self,
+        plan: Plan,
+        name: str = "w0",
+        sampler: Callable = noise_sampler,
+        should_stop: Callable[[], bool] = lambda: False,
+        settings: dict | None = None,
+        **injected,
+    ) -> str:
+        events = EventLog(plan.folder.parent / "events" / f"{name}.jsonl")
+        return run_worker(
+            plan.folder, sampler, name, should_stop,
+            settings=replace(SETTINGS, **(settings or {})), events=events, **injected,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def calm(bench: Bench, tmp_path: Path) -> dict[str, str]:
+    """Hashes of the result shards of one worker that nobody disturbs."""
+    plan = bench.plan(tmp_path / "calm")
+    assert bench.work(plan) == "done"
+    return result_bytes(plan.folder)
