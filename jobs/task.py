@@ -60,5 +60,5 @@ class Task:
         if outcome == "stopped":
             waited = round(time.monotonic() - stop.since, 3) if stop.since is not None else None
             events.write("stopped", **who, signal=stop.signal, seconds_since_signal=waited)
-            come_back(place)
+            come_back(place, folder.logs)
         events.write("finished", **who)

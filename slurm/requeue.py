@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
@@ -14,19 +15,27 @@ from slurm.queue import job_state
 WAIT_FOR_END_S = 120
 
 
-def come_back(place: Place) -> NoReturn:
+def come_back(place: Place, folder: Path) -> NoReturn:
     """End this process so that the job starts again; a job that its owner cancelled stays cancelled.
 
-    All ranks call this after their state is safe on disk. On SLURM rank 0 requeues the job, which ends every rank; a
-    rank that exited by itself instead would make the job look finished.
+    All ranks call this after their state is safe on disk. On SLURM rank 0 requeues the job and leaves, which ends the
+    step; a rank that left before the job is back in the queue would make the job fail instead, so the others wait for
+    rank 0's word in ``folder``. They must not wait for SIGTERM: the one that says "stop soon" may still be on its way.
     """
     if place.kind == "local":
         sys.exit(LOCAL_REQUEUE_RETURN_CODE)
     if place.kind == "slurm":
+        word = folder / f"requeue-asked-{place.job_id}-{place.restart}"
         # The raw id: for a member of an array it names that member alone.
-        if place.first and _may_come_back(os.environ["SLURM_JOB_ID"]):
-            _requeue(os.environ["SLURM_JOB_ID"])
-        time.sleep(WAIT_FOR_END_S)
+        job_id = os.environ["SLURM_JOB_ID"]
+        if place.first:
+            if _may_come_back(job_id):
+                _requeue(job_id)
+            word.touch()
+        else:
+            deadline = time.monotonic() + WAIT_FOR_END_S
+            while not word.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
     sys.exit(1)
 
 

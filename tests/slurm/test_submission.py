@@ -143,7 +143,7 @@ JOB = """
             while starts == 0 and not stop.is_set() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if stop.is_set():
-                come_back(place)
+                come_back(place, Path(self.folder))
 """
 
 
