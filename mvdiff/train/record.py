@@ -1,0 +1,57 @@
+"""The record of what a checkpoint is of: the settings and the data that decide what a run computes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mvdiff.errors import InputError
+from mvdiff.model.settings import ModelSettings
+from mvdiff.shard import ShardDataset
+from mvdiff.train.checkpoint import TRAINING
+from mvdiff.train.settings import FREE, TrainSettings
+
+FILE = f"{TRAINING}/train.json"
+
+Record = dict[str, dict[str, Any]]
+
+
+def describe(settings: TrainSettings, model_settings: ModelSettings, dataset: ShardDataset) -> Record:
+    """The record of a run, as plain JSON values.
+
+    The data are known by a hash of every sample's id and checksum: the same samples in other shards are the same data.
+    """
+    rows = sorted(f"{sample_id} {dataset.index.checksum(i)}" for i, sample_id in enumerate(dataset.ids))
+    return {
+        "train": asdict(settings),
+        "model": model_settings.written(),
+        "data": {"samples": len(rows), "xxh3": xxhash.xxh3_128_hexdigest("\n".join(rows).encode())},
+    }
+
+
+def refuse_another(checkpoint: Path, asked: Record) -> None:
+    """Raise an ``InputError`` with the differences if ``checkpoint`` belongs to another run than ``asked``."""
+    stored = json.loads((checkpoint / FILE).read_text(encoding="utf-8"))
+    here, there = _flat(asked), _flat(stored)
+    differences = [
+        f"{key} is {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{checkpoint} is of another run: {'; '.join(differences)}",
+            "ask for what it was started with, or train in a fresh run folder",
+        )
+
+
+def _flat(record: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{group}.{key}": value
+        for group, values in record.items()
+        for key, value in values.items()
+        if group != "train" or key not in FREE
+    }
