@@ -1,0 +1,90 @@
+"""Attention processors that let the views of a sample see each other and the condition.
+
+They take the place of diffusers' own (``UNet2DConditionModel.set_attn_processor``) and hold no weights: a UNet saved
+with them is a plain ``UNet2DConditionModel``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass
+class Joint:
+    """What the attention layers of one UNet pass share; handed to them as ``cross_attention_kwargs={"joint": ...}``."""
+
+    views: int
+    """Consecutive rows of the batch that are views of one sample."""
+    reference: dict[str, Tensor] = field(default_factory=dict)
+    """Input of each self-attention layer on the reference pass: float [B, tokens, width]. It is read, never consumed:
+    gradient checkpointing runs a layer twice."""
+    keep: bool = False
+    """This is the reference pass: fill ``reference`` instead of attending to it."""
+
+
+class JointAttention:
+    """Self-attention over all views of a sample and the tokens of its reference.
+
+    The reference enters keys and values only (reference attention: the layer's normed input on a separate pass of the
+    same network over the condition).
+    """
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        joint: Joint,
+    ) -> Tensor:
+        """float [B V, tokens, width] -> the same shape."""
+        if joint.keep:
+            joint.reference[self.layer] = hidden_states
+        rows, tokens, width = hidden_states.shape
+        together = hidden_states.reshape(rows // joint.views, joint.views * tokens, width)  # [B, V tokens, width]
+        seen = together
+        if not joint.keep and joint.reference:
+            seen = torch.cat([together, joint.reference[self.layer]], 1)  # [B, V tokens + reference tokens, width]
+        query, key, value = (
+            projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, heads, tokens, head width]
+            for projected in (attn.to_q(together), attn.to_k(seen), attn.to_v(seen))
+        )
+        out = functional.scaled_dot_product_attention(query, key, value)
+        out = attn.to_out[0](out.transpose(1, 2).reshape(rows, tokens, -1))
+        return attn.to_out[1](out)
+
+
+class ContextAttention:
+    """Cross-attention as diffusers does it; it only tolerates ``joint``, which diffusers hands to every layer."""
+
+    def __init__(self) -> None:
+        self.attend = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        joint: Joint,
+    ) -> Tensor:
+        """float [B V, tokens, width] attends to ``encoder_hidden_states`` float [B V, context tokens, its width]."""
+        return self.attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+
+
+def install(unet: UNet2DConditionModel) -> None:
+    """Give each self-attention of ``unet`` a ``JointAttention``, each cross-attention a ``ContextAttention``."""
+    processors: dict[str, Any] = {
+        name: JointAttention(name) if ".attn1." in name else ContextAttention() for name in unet.attn_processors
+    }
+    unet.set_attn_processor(processors)

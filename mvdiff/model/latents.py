@@ -1,0 +1,84 @@
+"""The latent space of the small model: a linear autoencoder of square patches, fitted once on training views."""
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mvdiff.errors import InputError
+
+
+class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Project each patch on the leading principal components of mouse patches, partly whitened.
+
+    Colours are taken as differences from white, so an empty background is exactly zero in latents and comes back
+    exactly white. Linear both ways; the components are orthogonal, so an error in latents is an error of known size in
+    pixels.
+    """
+
+    basis: Tensor
+    """float32 [C, 3 patch patch], orthonormal rows."""
+    scale: Tensor
+    """float32 [C], deviation of a component divided by the deviation its latent channel is given."""
+
+    @register_to_config
+    def __init__(self, patch: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.eye(channels, 3 * patch * patch))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @classmethod
+    def fit(
+        cls, views: Iterable[NDArray[np.uint8]], *, patch: int, channels: int, whitening: float, deviation: float
+    ) -> Self:
+        """Principal components of the patches of ``views`` (each uint8 [V, H, W, 3]) that are not blank.
+
+        ``whitening`` in [0, 1] moves from the components' own variances to equal ones; ``deviation`` is the root mean
+        square of the resulting latents over those patches. Deterministic. Raises ``InputError`` where every view is
+        blank.
+        """
+        width = 3 * patch * patch
+        moment = torch.zeros(width, width, dtype=torch.float64)
+        count = 0
+        for picture in views:
+            rows = functional.pixel_unshuffle(_from_white(torch.as_tensor(np.asarray(picture))), patch)
+            rows = rows.permute(0, 2, 3, 1).reshape(-1, width)  # [V h w, 3 patch patch]
+            rows = rows[rows.abs().amax(1) > 0.02]
+            moment += (rows.T @ rows).double()
+            count += len(rows)
+        if count == 0:
+            raise InputError("every training view is blank", "check that the views show a mouse on white")
+        variance, vectors = torch.linalg.eigh(moment / count)
+        basis = vectors.flip(1)[:, :channels].T.contiguous()  # [C, 3 patch patch]
+        # An eigenvector's sign is arbitrary: fix it, so that two machines fit the same latents.
+        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+        basis = basis * largest.sign()
+        kept = variance.flip(0)[:channels].clamp_min(1e-8).sqrt()
+        target = kept ** (1 - whitening)
+        target = target * deviation / target.square().mean().sqrt()
+        latents = cls(patch=patch, channels=channels)
+        latents.basis.copy_(basis)
+        latents.scale.copy_(kept / target)
+        return latents
+
+    def encode(self, views: Tensor) -> Tensor:
+        """Latents float [N, C, h, w] of ``views`` uint8 [N, H, W, 3]."""
+        patches = functional.pixel_unshuffle(_from_white(views), self.config["patch"])  # [N, 3 patch patch, h, w]
+        return functional.conv2d(patches, (self.basis / self.scale[:, None])[:, :, None, None])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Views uint8 [N, H, W, 3] of ``latents`` float [N, C, h, w]."""
+        weight = (self.basis * self.scale[:, None]).T[:, :, None, None]  # [3 patch patch, C, 1, 1]
+        views = functional.pixel_shuffle(functional.conv2d(latents, weight), self.config["patch"])
+        return ((views + 1) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _from_white(views: Tensor) -> Tensor:
+    """float [N, 3, H, W] in [-1, 0], white is 0, of uint8 [N, H, W, 3]."""
+    return views.permute(0, 3, 1, 2).float() / 255 - 1

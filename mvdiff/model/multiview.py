@@ -1,0 +1,212 @@
+"""The multi-view model: a stock diffusers UNet over six view latents, joined by attention, told its cameras."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvdiff.model import attention, folder
+from mvdiff.model.attention import Joint
+from mvdiff.model.batch import TrainingBatch
+from mvdiff.model.camera import CameraEmbedding
+from mvdiff.model.context import ContextEncoder
+from mvdiff.model.latents import PatchLatents
+from mvdiff.model.settings import ModelSettings
+from mvdiff.rig import VIEWS
+
+
+class MultiViewModel(nn.Module):
+    """Six views in the batch axis of one UNet.
+
+    The views of a sample and the tokens of its condition meet in self-attention (``attention.py``), each view's camera
+    is added to the time embedding (``class_embed_type="identity"``), the condition as a whole reaches every view by
+    cross-attention (``context.py``). The UNet predicts v (Salimans and Ho 2022, appendix D).
+    """
+
+    signal: Tensor
+    """float32 [T], the share of the clean latents at each timestep: sqrt(alpha bar)."""
+    spread: Tensor
+    """float32 [T], the share of the noise at each timestep: sqrt(1 - alpha bar)."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        unet: UNet2DConditionModel,
+        vae: PatchLatents,
+        camera: CameraEmbedding,
+        context: ContextEncoder,
+        scheduler: DDIMScheduler,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.unet, self.camera, self.context = unet, camera, context
+        self.vae = vae.requires_grad_(False)
+        self.scheduler = scheduler
+        attention.install(unet)
+        kept = scheduler.alphas_cumprod
+        self.register_buffer("signal", kept.sqrt().float(), persistent=False)
+        self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
+
+    @classmethod
+    def create(cls, settings: ModelSettings, views: Iterable[NDArray[np.uint8]], seed: int) -> Self:
+        """A model with random weights and a latent space fitted on ``views`` (each uint8 [6, H, W, 3]).
+
+        The same settings, views and seed give the same model; torch's global generator is left as it was.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            vae = PatchLatents.fit(
+                views,
+                patch=settings.patch,
+                channels=settings.latent_channels,
+                whitening=settings.latent_whitening,
+                deviation=settings.latent_deviation,
+            )
+            unet = UNet2DConditionModel(
+                sample_size=settings.grid,
+                in_channels=settings.latent_channels,
+                out_channels=settings.latent_channels,
+                block_out_channels=settings.widths,
+                down_block_types=["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention],
+                up_block_types=["CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(settings.attention)],
+                mid_block_type="UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D",
+                layers_per_block=settings.layers_per_block,
+                # diffusers calls the number of heads of each resolution `attention_head_dim`.
+                attention_head_dim=[max(1, width // settings.head_width) for width in settings.widths],
+                norm_num_groups=settings.norm_groups,
+                cross_attention_dim=settings.context_width,
+                use_linear_projection=True,
+                class_embed_type="identity",
+            )
+            camera = CameraEmbedding(width=4 * settings.widths[0])
+            context = ContextEncoder(
+                latent_channels=settings.latent_channels,
+                grid=settings.condition_grid,
+                tokens=settings.context_tokens,
+                width=settings.context_width,
+            )
+        scheduler = DDIMScheduler(
+            num_train_timesteps=settings.timesteps,
+            beta_start=settings.beta_start,
+            beta_end=settings.beta_end,
+            beta_schedule=settings.beta_schedule,
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=settings.zero_terminal_snr,
+            clip_sample=False,
+            set_alpha_to_one=True,
+        )
+        return cls(settings, unet, vae, camera, context, scheduler)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Timesteps of a training batch lie in [0, this)."""
+        return self.settings.timesteps
+
+    @property
+    def noise_rows(self) -> int:
+        """Rows of noise that one sample takes: one a view, and one for a reference that is noised too."""
+        return VIEWS + (self.settings.reference == "noised")
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of one view of ``size`` pixels."""
+        return self.settings.latent_channels, size // self.settings.patch, size // self.settings.patch
+
+    def forward(self, batch: TrainingBatch) -> Tensor:
+        """Loss float [B] of each sample: the weighted mean square error of v over its six views."""
+        samples = len(batch.sample_ids)
+        clean = self.vae.encode(batch.views.flatten(0, 1)).unflatten(0, (samples, VIEWS))  # [B, 6, C, h, w]
+        noise = batch.noise[:, :VIEWS]
+        signal, spread = (level[batch.timestep].view(-1, 1, 1, 1, 1) for level in (self.signal, self.spread))
+        noisy = signal * clean + spread * noise
+        target = signal * noise - spread * clean
+        reference = self.vae.encode(batch.reference)
+        seen = self.see(reference, batch.timestep, batch.noise[:, VIEWS:], batch.dropped)
+        context = self.condition(reference, batch.dropped)
+        predicted = self.predict_v(noisy, batch.timestep, batch.azimuth, batch.elevation, context, seen)
+        error = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3, 4))
+        if self.settings.snr_gamma == 0:
+            return error
+        snr = (signal / spread).square().flatten()
+        return error * snr.clamp_max(self.settings.snr_gamma) / (snr + 1)
+
+    def condition(self, reference: Tensor, dropped: Tensor) -> Tensor:
+        """Cross-attention context float [B, tokens, width] of reference latents float [B, C, h, w].
+
+        Where ``dropped`` (bool [B]) is set, the context is the unconditional one: the empty prompt and a blank picture.
+        """
+        return self.context(_blank_where(dropped, reference), dropped)
+
+    def see(self, reference: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> dict[str, Tensor]:
+        """The reference pass: what each self-attention layer keeps of reference latents float [B, C, h, w].
+
+        ``noise`` float [B, 1, C, h, w] is used where settings say that the reference is noised at ``timestep`` int64
+        [B]; a clean reference is seen at timestep 0, whatever the views' timestep. Where ``dropped`` (bool [B]) is set,
+        a blank picture is seen.
+        """
+        latents = _blank_where(dropped, reference)
+        if self.settings.reference == "noised":
+            signal, spread = (level[timestep].view(-1, 1, 1, 1) for level in (self.signal, self.spread))
+            latents = signal * latents + spread * noise[:, 0]
+        else:
+            timestep = torch.zeros_like(timestep)
+        joint = Joint(views=1, keep=True)
+        zero = torch.zeros(len(latents), device=latents.device)
+        self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=self.condition(reference, dropped),
+            class_labels=self.camera(zero, zero),
+            cross_attention_kwargs={"joint": joint},
+        )
+        return joint.reference
+
+    def predict_v(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        azimuth: Tensor,
+        elevation: Tensor,
+        context: Tensor,
+        reference: dict[str, Tensor],
+    ) -> Tensor:
+        """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.
+
+        ``timestep`` int64 [B], ``azimuth`` and ``elevation`` float [B, 6] in degrees relative to the reference,
+        ``context`` from ``condition``, ``reference`` from ``see``.
+        """
+        views = noisy.shape[1]
+        predicted = self.unet(
+            noisy.flatten(0, 1),  # [B 6, C, h, w]
+            timestep.repeat_interleave(views),
+            encoder_hidden_states=context.repeat_interleave(views, 0),
+            class_labels=self.camera(azimuth, elevation).flatten(0, 1),
+            cross_attention_kwargs={"joint": Joint(views=views, reference=reference)},
+        ).sample
+        return predicted.unflatten(0, (-1, views))
+
+    def save_pretrained(self, path: Path) -> None:
+        """Write diffusers' folder layout into ``path``: safetensors and JSON only."""
+        folder.write(path, self.settings, self.components())
+
+    @classmethod
+    def from_pretrained(cls, path: Path) -> Self:
+        """The model that ``save_pretrained`` wrote; ``InputError`` where ``path`` does not hold one."""
+        settings, components = folder.read(path)
+        return cls(settings, **components)
+
+    def components(self) -> dict[str, folder.Component]:
+        """The parts that are saved, by folder name."""
+        return {name: getattr(self, name) for name in folder.COMPONENTS}
+
+
+def _blank_where(dropped: Tensor, reference: Tensor) -> Tensor:
+    """Reference latents [B, C, h, w] with those of a blank picture where ``dropped`` [B] is set."""
+    return torch.where(dropped[:, None, None, None], torch.zeros_like(reference), reference)
