@@ -11,7 +11,7 @@ import pytest
 from mvdiff.events import EventLog
 from mvdiff.generate import GenerateSettings, Plan, Recipe, make_plan, run_worker
 from mvdiff.rig import RIGS
-from mvdiff.shard import Sample, ShardWriter
+from mvdiff.shard import Sample, ShardReader, ShardWriter
 
 SIZE = 16
 
@@ -65,6 +65,20 @@ class Bench:
         self.recipe = Recipe.of(SETTINGS, checkpoint="c0ffee", rig="mouse", size=SIZE)
         write_shard(self.data / "a.h5", range(6))
         write_shard(self.data / "b.h5", range(6, 10))
+
+    def add_data(self, name: str, numbers: range) -> None:
+        write_shard(self.data / name, numbers)
+
+    def change_data(self, name: str, sample_id: str) -> None:
+        """Pack the shard ``name`` again with another picture under ``sample_id``."""
+        path = self.data / name
+        before = ShardReader(path)
+        samples = [before.sample(row) for row in range(len(before))]
+        path.unlink()
+        with ShardWriter(path, size=SIZE, rig="mouse", codec="raw", with_alpha=False) as writer:
+            for old in samples:
+                writer.append(replace(old, views=255 - old.views) if old.sample_id == sample_id else old)
+            writer.publish()
 
     def plan(self, results: Path | None = None, **asked) -> Plan:
         return make_plan(

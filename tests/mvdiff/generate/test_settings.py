@@ -1,0 +1,52 @@
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import configs
+from mvdiff.errors import InputError
+from mvdiff.generate import GenerateSettings, Recipe, sample_seed
+
+SETTINGS = GenerateSettings(
+    **yaml.safe_load((Path(configs.__file__).parent / "generate" / "default.yaml").read_text())
+)
+RECIPE = Recipe.of(SETTINGS, checkpoint="a", rig="mouse", size=320)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+def test_whatever_decides_an_output_is_part_of_the_set_id(name):
+    value = asdict(RECIPE)[name]
+    changed = value + "x" if isinstance(value, str) else value + 1
+    assert replace(RECIPE, **{name: changed}).set_id != RECIPE.set_id
+
+
+def test_the_set_id_never_changes_between_versions():
+    recipe = Recipe("abc", "mouse", 320, 28, 4.0, 0, 0, 8)
+    assert recipe.set_id == "c324ddae75a5ccf6"
+
+
+def test_a_guidance_given_as_a_whole_number_is_the_same_recipe():
+    assert Recipe.of(replace(SETTINGS, guidance=4), checkpoint="a", rig="mouse", size=320) == RECIPE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"batch": 0}, {"slice": 30}, {"reference_view": 6}, {"reference_view": -1}, {"poll_seconds": 0},
+        {"heartbeat_seconds": 100.0},
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(InputError, match=r"generate\."):
+        replace(SETTINGS, **wrong)
+
+
+@given(st.lists(st.tuples(st.integers(), st.text()), unique=True, min_size=2))
+def test_seeds_are_pure_distinct_and_fit_torch(pairs):
+    seeds = [sample_seed(*pair) for pair in pairs]
+    assert seeds == [sample_seed(*pair) for pair in pairs]
+    assert len(set(seeds)) == len(pairs)
+    assert all(0 <= seed < 2**63 for seed in seeds)
