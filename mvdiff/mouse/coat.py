@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mvdiff.mouse.anatomy import EYES, smoothstep
 
@@ -15,8 +15,8 @@ _COLOURS = {
     "black": ((0.16, 0.15, 0.16), (0.23, 0.21, 0.21)),
     "blue": ((0.40, 0.43, 0.49), (0.55, 0.57, 0.61)),
     "chocolate": ((0.34, 0.21, 0.15), (0.44, 0.30, 0.22)),
-    "cinnamon": ((0.66, 0.41, 0.20), (0.85, 0.70, 0.52)),
-    "fawn": ((0.80, 0.58, 0.33), (0.90, 0.76, 0.58)),
+    "cinnamon": ((0.62, 0.41, 0.25), (0.82, 0.68, 0.53)),
+    "fawn": ((0.76, 0.58, 0.38), (0.86, 0.75, 0.61)),
     "grey": ((0.52, 0.51, 0.51), (0.70, 0.69, 0.68)),
     "cream": ((0.84, 0.77, 0.64), (0.88, 0.83, 0.74)),
     "white": ((0.85, 0.84, 0.83), (0.87, 0.86, 0.85)),
@@ -48,7 +48,7 @@ def random_coat(rng: np.random.Generator) -> Coat:
     name = names[int(rng.integers(len(names)))]
     back, belly = (np.array(c) for c in _COLOURS[name])
     # lighter or darker, and warmer or colder; a greenish mouse does not exist
-    tint = rng.normal(0, 0.035) + rng.normal(0, 0.02) * np.array([1.0, 0.1, -1.0])
+    tint = rng.normal(0, 0.035) + rng.normal(0, 0.015) * np.array([1.0, 0.1, -1.0])
     back, belly = np.clip(back + tint, 0.08, 0.88), np.clip(belly + tint, 0.10, 0.90)
     if rng.random() < 0.35:
         belly = 0.3 * belly + 0.7 * back
@@ -65,9 +65,9 @@ def random_coat(rng: np.random.Generator) -> Coat:
     )  # fmt: skip
 
 
-def fur(coat: Coat, at: Floats, across: Floats, up: Floats) -> Floats:
+def fur(coat: Coat, at: ArrayLike, across: ArrayLike, up: ArrayLike) -> Floats:
     """Colour [..., 3] of fur at ``at`` (0 nose .. 1 rump), ``across`` and ``up`` (cosine and sine on the section)."""
-    at, across, up = np.broadcast_arrays(at, across, up)
+    at, across, up = np.broadcast_arrays(np.asarray(at, float), np.asarray(across, float), np.asarray(up, float))
     under = smoothstep(coat.belly_edge + 0.22, coat.belly_edge - 0.22, up)[..., None]
     colour = coat.back * (1 - under) + coat.belly * under
     colour = colour * (1 - 0.14 * smoothstep(0.72, 0.98, up) * smoothstep(EYES, 0.4, at))[..., None]

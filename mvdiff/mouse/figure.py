@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 _TRUNK_GRID = (100, 60)
 _TAIL_GRID = (64, 12)
-_TAIL_LENGTH = 0.74
+_TAIL_LENGTH = 0.64
 _TAIL_RADII = (0.0245, 0.0065)
 _TAIL_REST = 0.030
 

@@ -101,7 +101,8 @@ def legs(stance: Stance, build: Build, coat: Coat) -> list[Part]:
     upper = limb(
         np.stack([hip, 0.5 * (hip + knee), knee], 1), _radii(kinds, "upper", build), outward, 0.62, *_LIMB_GRID
     )
-    lower = limb(np.stack([knee, 0.45 * knee + 0.55 * ankle, ankle], 1), _radii(kinds, "lower", build), outward, 0.85, *_LIMB_GRID)  # fmt: skip
+    shin_bones = np.stack([knee, 0.45 * knee + 0.55 * ankle, ankle], 1)
+    lower = limb(shin_bones, _radii(kinds, "lower", build), outward, 0.85, *_LIMB_GRID)
     flank = fur(coat, np.broadcast_to(root, upper.shape[:-1]), 0.9, 0.05)
     below = np.linspace(0, 1, _LIMB_GRID[0])[:, None]
     bare = smoothstep(0.45, 0.95, below)[..., None]
@@ -140,7 +141,7 @@ def _joints(
 
 
 def _middle_joint(hip: Floats, ankle: Floats, bones: tuple[float, float], towards: Floats) -> Floats:
-    """Where two bones meet between ``hip`` and ``ankle``, bent ``towards``; bones too short for the way are stretched."""
+    """Where two bones meet between ``hip`` and ``ankle``, bent ``towards``; too short ones are stretched."""
     reach = ankle - hip
     distance = float(np.sqrt(np.sum(reach**2)))
     scale = max(1.0, 1.02 * distance / sum(bones))

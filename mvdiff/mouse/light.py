@@ -5,16 +5,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SKY, _GROUND = np.array([0.90, 0.91, 0.93]), np.array([0.50, 0.47, 0.45])
-_KEY = np.array([0.34, 0.33, 0.31])
+_SKY, _GROUND = np.array([0.92, 0.93, 0.95]), np.array([0.54, 0.52, 0.51])
+_KEY = np.array([0.27, 0.265, 0.255])
 _KEY_DIRECTION = np.array([0.42, 0.30, 0.857])
 
 
 def lit(colours: Floats, normals: Floats, occlusion: Floats) -> Floats:
     """Colours [V, 3] of matt surfaces under a bright sky, a darker ground and one wide lamp high up.
 
-    ``normals`` [V, 3] are of unit length; ``occlusion`` [V] is 0 in the open and 1 where no light comes. Nothing depends
-    on the viewer: a point of the surface has the same colour in every view that sees it.
+    ``normals`` [V, 3] are of unit length; ``occlusion`` [V] is 0 in the open and 1 where no light comes. Nothing
+    depends on the viewer: a point of the surface has the same colour in every view that sees it.
     """
     sky = (0.5 + 0.5 * normals[:, 2:3]) ** 0.8
     towards = sum(normals[:, i] * _KEY_DIRECTION[i] for i in range(3))

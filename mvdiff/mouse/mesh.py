@@ -65,7 +65,7 @@ def grid_triangles(rows: int, columns: int) -> NDArray[np.int64]:
 
 def unit(vectors: ArrayLike) -> Floats:
     """Vectors [..., 3] scaled to length one."""
-    v = np.asarray(vectors, float)
+    v = np.asarray(vectors, np.float64)
     length = np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2)
     return v / np.maximum(length, 1e-12)[..., None]
 
@@ -103,7 +103,7 @@ def sweep(centre: Floats, side: Floats, up: Floats, columns: int) -> Floats:
 
 
 def ellipsoid(centre: Floats, along: Floats, side: Floats, rows: int, columns: int, thick: float) -> Floats:
-    """Grid [N, M, 3] of an ellipsoid: half axes ``along`` and ``side`` [3] and, across both, one of length ``thick``."""
+    """Grid [N, M, 3] of an ellipsoid: half axes ``along`` and ``side`` [3], and one of length ``thick`` across both."""
     t = np.linspace(0, np.pi, rows)[:, None]
     ring = np.maximum(np.sin(t), 1e-5)
     up = cross(unit(along), unit(side)) * thick

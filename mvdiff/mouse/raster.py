@@ -10,7 +10,7 @@ from mvdiff.mouse.mesh import Mesh
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_DEPTH_STEPS = float(2**31)
+_DEPTH_STEPS = float(2**30)
 
 
 @dataclass(frozen=True)
@@ -23,39 +23,51 @@ class Corners:
     vertex: tuple[Integers, Integers, Integers]
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Runs of sample points inside triangles, one row each; all [S]."""
+
+    triangle: Integers
+    row: Integers
+    first: Integers
+    """First column."""
+    count: Integers
+
+
 def rasterise(
     mesh: Mesh, w2c: NDArray[np.float32], intrinsics: NDArray[np.float32], size: int, samples: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draw ``mesh`` for one camera with ``samples`` x ``samples`` sample points a pixel.
+) -> tuple[tuple[slice, slice], Floats, Floats]:
+    """Draw ``mesh`` for one camera with ``samples`` x ``samples`` sample points a pixel of a ``size`` x ``size`` picture.
 
-    Returns the coverage [size, size] in 0..1 and the colour [size, size, 3] already multiplied by it. Back faces are
-    left out, so the mesh has to be made of closed surfaces that face outwards. Colour is interpolated linearly in the
-    picture: keep triangles small.
+    Returns the box of pixels (rows, columns) around what is seen, and in it the coverage [h, w] in 0..1 and the colour
+    [h, w, 3] already multiplied by it. Back faces are left out, so the mesh has to be made of closed surfaces that face
+    outwards. Colour is interpolated linearly in the picture: keep triangles small.
     """
     corners = _facing(mesh, w2c, intrinsics, samples)
-    across = size * samples
-    triangle, row, first, count = _spans(corners, across)
-    span, column = _expand(first, count)
-    triangle, row = triangle[span], row[span]
-    dx, dy = column + 0.5 - corners.x[0][triangle], row + 0.5 - corners.y[0][triangle]
-    slope_x, slope_y = _gradient(corners, corners.z)
-    depth = corners.z[0][triangle] + slope_x[triangle] * dx + slope_y[triangle] * dy
+    spans = _spans(corners, size * samples)
+    if not len(spans.row):
+        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0)), np.zeros((0, 0, 3))
+    top, left = int(spans.row.min()) // samples, int(spans.first.min()) // samples
+    bottom = int(spans.row.max()) // samples + 1
+    right = int((spans.first + spans.count).max() - 1) // samples + 1
+    height, width = bottom - top, right - left
 
-    winner = _nearest(row, column, depth)
-    triangle, dx, dy = triangle[winner], dx[winner], dy[winner]
-    pixel = (row[winner] // samples) * size + column[winner] // samples
-    coverage = np.bincount(pixel, minlength=size * size) / samples**2
-    colour = np.empty((size * size, 3))
+    place, span, along = _seen(corners, spans, (top * samples, left * samples), (height * samples, width * samples))
+    row = place // (width * samples)
+    pixel = row // samples * width + (place - row * (width * samples)) // samples
+    scale = 1 / samples**2
+    coverage = np.bincount(pixel, minlength=height * width).reshape(height, width) * scale
+    colour = np.empty((height, width, 3))
     for channel in range(3):
         a, b, c = (mesh.colours[v, channel] for v in corners.vertex)
-        slope_x, slope_y = _gradient(corners, (a, b, c))
-        value = np.clip(a[triangle] + slope_x[triangle] * dx + slope_y[triangle] * dy, 0.0, 1.0)
-        colour[:, channel] = np.bincount(pixel, value, minlength=size * size) / samples**2
-    return coverage.reshape(size, size), colour.reshape(size, size, 3)
+        start, step = _along(corners, spans, (a, b, c))
+        value = np.clip(start[span] + step[span] * along, 0.0, 1.0)
+        colour[..., channel] = np.bincount(pixel, value, height * width).reshape(height, width) * scale
+    return (slice(top, bottom), slice(left, right)), coverage, colour
 
 
 def _facing(mesh: Mesh, w2c: NDArray[np.float32], intrinsics: NDArray[np.float32], samples: int) -> Corners:
-    """Project, drop what faces away or is too thin to hold a sample, sort each triangle's corners downwards."""
+    """Project, drop what faces away or is too flat to hold a sample, sort each triangle's corners downwards."""
     m, k = w2c.astype(float), intrinsics.astype(float)
     px, py, pz = (mesh.vertices[:, i] for i in range(3))
     x, y, z = (m[i, 0] * px + m[i, 1] * py + m[i, 2] * pz + m[i, 3] for i in range(3))
@@ -65,63 +77,76 @@ def _facing(mesh: Mesh, w2c: NDArray[np.float32], intrinsics: NDArray[np.float32
     a, b, c = (mesh.triangles[:, i] for i in range(3))
     # y points down, so a face seen from outside turns clockwise and its area comes out negative
     area = (x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])
-    a, b, c = (v[area < -1e-9] for v in (a, b, c))
+    seen = area < -1e-9
+    a, b, c = a[seen], b[seen], c[seen]
     for _ in range(2):
-        a, b = np.where(y[a] <= y[b], a, b), np.where(y[a] <= y[b], b, a)
-        b, c = np.where(y[b] <= y[c], b, c), np.where(y[b] <= y[c], c, b)
+        down = y[a] <= y[b]
+        a, b = np.where(down, a, b), np.where(down, b, a)
+        down = y[b] <= y[c]
+        b, c = np.where(down, b, c), np.where(down, c, b)
     holds = np.ceil(y[c] - 0.5) > np.ceil(y[a] - 0.5)
     a, b, c = a[holds], b[holds], c[holds]
     return Corners((x[a], x[b], x[c]), (y[a], y[b], y[c]), (nearness[a], nearness[b], nearness[c]), (a, b, c))
 
 
-def _spans(corners: Corners, across: int) -> tuple[Integers, Integers, Integers, Integers]:
-    """Runs of sample points inside triangles: triangle, row, first column, count; all [S].
+def _spans(corners: Corners, across: int) -> Spans:
+    """The sample points that lie inside each triangle, row by row.
 
     An edge shared by two triangles is evaluated by the same expression on the same numbers in both, so that no sample
     between them is lost or drawn twice.
     """
     (xa, xb, xc), (ya, yb, yc) = corners.x, corners.y
     top = np.maximum(np.ceil(ya - 0.5), 0).astype(np.int64)
-    rows = np.minimum(np.ceil(yc - 0.5), across).astype(np.int64) - top
-    triangle, row = _expand(top, np.maximum(rows, 0))
+    rows = np.maximum(np.minimum(np.ceil(yc - 0.5), across).astype(np.int64) - top, 0)
+    triangle = np.repeat(np.arange(len(rows)), rows)
+    row = np.arange(len(triangle)) + np.repeat(top - (np.cumsum(rows) - rows), rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         ab, bc, ac = (xb - xa) / (yb - ya), (xc - xb) / (yc - yb), (xc - xa) / (yc - ya)
     y = row + 0.5
-    upper = y < yb[triangle]
-    long = xa[triangle] + (y - ya[triangle]) * ac[triangle]
-    start_x, start_y = np.where(upper, xa[triangle], xb[triangle]), np.where(upper, ya[triangle], yb[triangle])
-    short = start_x + (y - start_y) * np.where(upper, ab[triangle], bc[triangle])
+    upper = y < np.repeat(yb, rows)
+    long = np.repeat(xa, rows) + (y - np.repeat(ya, rows)) * np.repeat(ac, rows)
+    start_x = np.where(upper, np.repeat(xa, rows), np.repeat(xb, rows))
+    start_y = np.where(upper, np.repeat(ya, rows), np.repeat(yb, rows))
+    short = start_x + (y - start_y) * np.where(upper, np.repeat(ab, rows), np.repeat(bc, rows))
     first = np.clip(np.ceil(np.minimum(long, short) - 0.5), 0, across).astype(np.int64)
     count = np.clip(np.ceil(np.maximum(long, short) - 0.5), 0, across).astype(np.int64) - first
-    some = count > 0
-    return triangle[some], row[some], first[some], count[some]
+    some = np.flatnonzero(count > 0)
+    return Spans(triangle[some], row[some], first[some], count[some])
 
 
-def _expand(first: Integers, count: Integers) -> tuple[Integers, Integers]:
-    """For each i, the numbers first[i] .. first[i] + count[i] - 1: which i, and the number."""
-    which = np.repeat(np.arange(len(count)), count)
-    before = np.cumsum(count) - count
-    return which, np.arange(len(which)) + (first - before)[which]
-
-
-def _gradient(corners: Corners, value: tuple[Floats, Floats, Floats]) -> tuple[Floats, Floats]:
-    """Change of a value given at the corners per sample across and down, [T] each."""
+def _along(corners: Corners, spans: Spans, value: tuple[Floats, Floats, Floats]) -> tuple[Floats, Floats]:
+    """A value given at the corners: what it is at each span's first sample, and its change from one to the next."""
     (xa, xb, xc), (ya, yb, yc), (a, b, c) = corners.x, corners.y, value
     bx, by, cx, cy = xb - xa, yb - ya, xc - xa, yc - ya
     area = bx * cy - cx * by
-    return ((b - a) * cy - (c - a) * by) / area, ((c - a) * bx - (b - a) * cx) / area
+    step_x, step_y = ((b - a) * cy - (c - a) * by) / area, ((c - a) * bx - (b - a) * cx) / area
+    origin = a + step_x * (0.5 - xa) + step_y * (0.5 - ya)
+    t = spans.triangle
+    step = step_x[t]
+    return origin[t] + step * spans.first + step_y[t] * spans.row, step
 
 
-def _nearest(row: Integers, column: Integers, nearness: Floats) -> Integers:
-    """Indices of the fragments that are seen: of those at one sample point, the one with the largest nearness."""
-    if not len(row):
-        return np.zeros(0, np.int64)
-    top, left = row.min(), column.min()
-    width = column.max() - left + 1
-    buffer = np.zeros((row.max() - top + 1) * width, np.uint64)
+def _seen(
+    corners: Corners, spans: Spans, corner: tuple[int, int], shape: tuple[int, int]
+) -> tuple[Integers, Integers, Integers]:
+    """Which surface each sample point of a box sees: of all that cover it, the one with the largest inverse depth.
+
+    The box has its first sample at ``corner`` and is of ``shape``. Returns the covered samples (number in the box, row
+    by row), the span seen there and how many samples along it.
+    """
+    span = np.repeat(np.arange(len(spans.count)), spans.count)
+    along = np.arange(len(span)) - np.repeat(np.cumsum(spans.count) - spans.count, spans.count)
+    start, step = _along(corners, spans, corners.z)
+    low, high = min(z.min() for z in corners.z), max(z.max() for z in corners.z)
+    scale = _DEPTH_STEPS / max(high - low, 1e-12)
+    depth = ((start - low) * scale + 1)[span] + (step * scale)[span] * along
     # depth in the high half, the fragment's number in the low half: one maximum decides both
-    low, high = nearness.min(), nearness.max()
-    depth = ((nearness - low) * (_DEPTH_STEPS / max(high - low, 1e-12))).astype(np.uint64) + np.uint64(1)
-    key = (depth << np.uint64(32)) | np.arange(len(row), dtype=np.uint64)
-    np.maximum.at(buffer, (row - top) * width + (column - left), key)
-    return (buffer[buffer > 0] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    key = np.maximum(depth, 1).astype(np.int64)
+    key <<= 32
+    key |= np.arange(len(span))
+    place = ((spans.row - corner[0]) * shape[1] + spans.first - corner[1])[span] + along
+    buffer = np.zeros(shape[0] * shape[1], np.int64)
+    np.maximum.at(buffer, place, key)
+    covered = np.flatnonzero(buffer)
+    winner = buffer[covered] & 0xFFFFFFFF
+    return covered, span[winner], along[winner]

@@ -20,7 +20,7 @@ FRAMES = 4
 _SAMPLES = 3
 _SIZE = 0.64
 _RADIUS = 0.465
-"""Everything stays inside this ball. At a distance of 0.5 / tan 15 and a field of view of 30 degrees, .483 still fits."""
+"""Everything stays inside this ball; at a distance of 0.5 / tan 15, a field of view of 30 degrees holds one of .483."""
 
 
 def render_mouse(seed: int, index: int, *, rig: Rig, size: int, heading: Heading) -> Sample:
@@ -61,12 +61,12 @@ def place(build: Build, pose: Pose, coat: Coat, heading: float) -> Mesh:
 
 def draw(mesh: Mesh, rig: Rig, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Views uint8 [6, size, size, 3] on white and alpha uint8 [6, size, size] (coverage) of a lit mesh."""
-    views = np.empty((len(rig.azimuth), size, size, 3), np.uint8)
-    alpha = np.empty((len(rig.azimuth), size, size), np.uint8)
+    views = np.full((len(rig.azimuth), size, size, 3), 255, np.uint8)
+    alpha = np.zeros((len(rig.azimuth), size, size), np.uint8)
     for k, (w2c, intrinsics) in enumerate(zip(rig.w2c(), rig.intrinsics(size), strict=True)):
-        coverage, colour = rasterise(mesh, w2c, intrinsics, size, _SAMPLES)
-        alpha[k] = np.round(255 * coverage)
-        views[k] = np.round(255 * (colour + (1 - coverage)[..., None]))
+        box, coverage, colour = rasterise(mesh, w2c, intrinsics, size, _SAMPLES)
+        alpha[k][box] = np.round(255 * coverage)
+        views[k][box] = np.round(255 * (colour + (1 - coverage)[..., None]))
     return views, alpha
 
 

@@ -65,7 +65,8 @@ def posed(build: Build, outline: Outline, pose: Pose) -> Spine:
     length, rise = np.diff(at), outline.height[:-1] - outline.height[1:]
     step_yaw, step_pitch = 0.5 * (yaw[1:] + yaw[:-1]), 0.5 * (pitch[1:] + pitch[:-1])
     ahead = length * np.cos(step_pitch) - rise * np.sin(step_pitch)
-    step = np.stack([ahead * np.cos(step_yaw), ahead * np.sin(step_yaw), length * np.sin(step_pitch) + rise * np.cos(step_pitch)], -1)  # fmt: skip
+    climb = length * np.sin(step_pitch) + rise * np.cos(step_pitch)
+    step = np.stack([ahead * np.cos(step_yaw), ahead * np.sin(step_yaw), climb], -1)
     centre = np.concatenate([np.cumsum(step[::-1], 0)[::-1], np.zeros((1, 3))])
     pelvis = int(np.searchsorted(at, anatomy.PELVIS))
     rest = np.array([0.5 - at[pelvis], 0.0, outline.height[pelvis]])
