@@ -102,7 +102,8 @@ class Feed:
         if sample is not None or row in self._quarantined:
             return sample
         try:
-            sample = self._dataset[row]
+            with self._lock:
+                sample = self._dataset[row]
         except CorruptRow as error:
             with self._lock:
                 known = row in self._quarantined

@@ -26,6 +26,9 @@ class TrainingState:
     """
 
     def __init__(self, averaged: MultiViewModel, settings: TrainSettings, device: torch.device) -> None:
+        for component in averaged.components().values():
+            # diffusers notes the folder it loaded from and would store it: a restart must not show in a checkpoint
+            component.register_to_config(_name_or_path="")
         self.model = copy.deepcopy(averaged).train().to(device)
         self.ema = Ema(averaged.to(device), settings.ema_decay)
         self.step = 0

@@ -98,7 +98,8 @@ def joined(world: World, mixed_precision: str) -> Iterator[Group]:
     environment = {
         "RANK": str(world.rank),
         "WORLD_SIZE": str(world.world_size),
-        "LOCAL_RANK": str(world.local_rank),
+        # -1 tells accelerate that there is nobody to meet
+        "LOCAL_RANK": str(world.local_rank if world.world_size > 1 else -1),
         "MASTER_ADDR": world.address,
         "MASTER_PORT": str(world.port),
         # gloo otherwise looks its own host name up, which on many clusters does not resolve or names the wrong network

@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mvdiff.events import EventLog
+from mvdiff.model.settings import ModelSettings
+from mvdiff.rig import rig
+from mvdiff.shard import Sample, ShardWriter
+from mvdiff.train.settings import TrainSettings
+from mvdiff.train.trainer import train
+from mvdiff.train.world import World
+
+SIZE = 32
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def make_sample(number: int) -> Sample:
+    """A box of noise on white, differently coloured in each view."""
+    chance = np.random.default_rng(number)
+    views = np.full((6, SIZE, SIZE, 3), 255, np.uint8)
+    views[:, 8:24, 8:24] = chance.integers(0, 255, (6, 16, 16, 3))
+    mouse = rig("mouse")
+    azimuth, elevation = np.float32(mouse.azimuth), np.float32(mouse.elevation)
+    return Sample(
+        f"sample-{number}", "one", views, None, mouse.w2c(), mouse.intrinsics(SIZE), azimuth, elevation
+    )  # fmt: skip
+
+
+def write_shard(path: Path, numbers: range) -> Path:
+    with ShardWriter(path, size=SIZE, rig="mouse", codec="raw", with_alpha=False) as writer:
+        for number in numbers:
+            writer.append(make_sample(number))
+        return writer.publish()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten samples in two shards."""
+    folder = tmp_path_factory.mktemp("data")
+    write_shard(folder / "a.h5", range(7))
+    write_shard(folder / "b.h5", range(7, 10))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., TrainSettings]:
+    """Settings of a run of seconds, with overrides."""
+
+    def build(**overrides: Any) -> TrainSettings:
+        values = yaml.safe_load((CONFIGS / "train" / "default.yaml").read_text())
+        values |= {"steps": 6, "batch": 4, "micro_batch": 2, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
+        values |= {"save_every": 100, "reference_view": "random", "condition_drop": 0.3, "fit_samples": 4}
+        return TrainSettings(**values | overrides)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def model_settings() -> ModelSettings:
+    """The small model, smaller."""
+    values = yaml.safe_load((CONFIGS / "model" / "tiny.yaml").read_text())
+    small = {"size": SIZE, "patch": 8, "latent_channels": 4, "widths": [16, 16], "attention": [False, True]}
+    small |= {"head_width": 8, "norm_groups": 4, "context_tokens": 2, "context_width": 16, "condition_grid": 2}
+    return ModelSettings(**values | small)
+
+
+class Run:
+    """A run folder and the single process that trains in it."""
+
+    def __init__(self, root: Path, data: Path, model_settings: ModelSettings) -> None:
+        self.root, self.data, self.model_settings = root, data, model_settings
+        self.checkpoints, self.events = root / "checkpoints", root / "events"
+        self.lines: list[str] = []
+
+    def train(self, settings: TrainSettings, stop_at: int | None = None, **options: Any) -> str:
+        """Train; the stop flag goes up at the ``stop_at``-th time it is looked at (from 0)."""
+        looks = iter(range(1 << 30))
+        return train(
+            settings,
+            self.model_settings,
+            self.data,
+            self.checkpoints,
+            EventLog(self.events / "rank-0.jsonl"),
+            self.lines.append,
+            World(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=0),
+            lambda: next(looks) == stop_at,
+            **options,
+        )
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path, model_settings: ModelSettings) -> Run:
+    return Run(tmp_path, data, model_settings)
+
+
+@pytest.fixture
+def another(tmp_path: Path, data: Path, model_settings: ModelSettings) -> Run:
+    """A second run folder, to compare with."""
+    return Run(tmp_path / "another", data, model_settings)
+
+
+class Drill:
+    """Runs of several processes, or ones that die: see ``drill.py``."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def __call__(self, run: Run, settings: TrainSettings, world_size: int = 1, **faults: Any) -> list[dict[str, Any]]:
+        """Train in ``world_size`` processes; what became of each rank: ``end``, ``error`` or ``signal``."""
+        order = {
+            "root": str(run.root), "data": str(run.data), "world_size": world_size,
+            "settings": asdict(settings), "model": run.model_settings.written(), **faults,
+        }  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def drill() -> Iterator[Drill]:
+    command = [sys.executable, str(Path(__file__).with_name("drill.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Drill(process)
+        assert process.stdin is not None
+        process.stdin.close()
