@@ -67,7 +67,8 @@ def unit(vectors: ArrayLike) -> Floats:
     """Vectors [..., 3] scaled to length one."""
     v = np.asarray(vectors, np.float64)
     length = np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2)
-    return v / np.maximum(length, 1e-12)[..., None]
+    scaled: Floats = np.divide(v, np.maximum(length, 1e-12)[..., None])
+    return scaled
 
 
 def cross(a: Floats, b: Floats) -> Floats:

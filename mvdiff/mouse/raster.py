@@ -37,7 +37,7 @@ class Spans:
 def rasterise(
     mesh: Mesh, w2c: NDArray[np.float32], intrinsics: NDArray[np.float32], size: int, samples: int
 ) -> tuple[tuple[slice, slice], Floats, Floats]:
-    """Draw ``mesh`` for one camera with ``samples`` x ``samples`` sample points a pixel of a ``size`` x ``size`` picture.
+    """Draw ``mesh`` for one camera, ``size`` pixels square with ``samples`` x ``samples`` sample points each.
 
     Returns the box of pixels (rows, columns) around what is seen, and in it the coverage [h, w] in 0..1 and the colour
     [h, w, 3] already multiplied by it. Back faces are left out, so the mesh has to be made of closed surfaces that face
@@ -55,7 +55,7 @@ def rasterise(
     place, span, along = _seen(corners, spans, (top * samples, left * samples), (height * samples, width * samples))
     row = place // (width * samples)
     pixel = row // samples * width + (place - row * (width * samples)) // samples
-    scale = 1 / samples**2
+    scale = np.float64(1 / samples**2)
     coverage = np.bincount(pixel, minlength=height * width).reshape(height, width) * scale
     colour = np.empty((height, width, 3))
     for channel in range(3):
