@@ -69,9 +69,14 @@ def _job(name: str, words: list[str]) -> int:
     if name in WITH_PATH and overrides and "=" not in overrides[0]:
         overrides[0] = f"path={overrides[0]}"
 
+    from jobs.job import JobFailed
     from jobs.launch import Request, launch
 
-    return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
+    try:
+        return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
+    except JobFailed as error:
+        print(f"mvdiff {name}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 import configs
 from mvdiff.errors import InputError
@@ -21,27 +21,31 @@ T = TypeVar("T")
 
 CONFIGS = Path(configs.__file__).parent
 
+LITERAL = frozenset({"data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs"})
+
 
 def composed(job: str, words: Sequence[str]) -> DictConfig:
     """The resolved configuration of ``job`` with the overrides ``words`` (``key=value``, Hydra's grammar).
 
-    ``data=PATH`` is short for ``data.path=PATH`` unless a file of ``configs/data`` bears that name. A value that is
-    not in Hydra's grammar is taken literally, so that paths need no second quoting. A folder ``configs`` in the working
+    ``data=PATH`` is short for ``data.path=PATH`` unless a file of ``configs/data`` bears that name. The keys in
+    ``LITERAL`` take their value as it stands, whatever characters a path is made of. A folder ``configs`` in the working
     directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
 
     Raises:
-        InputError: an unknown key or choice (with the nearest valid ones), a missing value.
+        InputError: an unknown key or choice (with the nearest valid ones), a missing value, wrong syntax.
     """
-    words = [_readable(_data_path(word)) for word in words]
+    overrides, literals = _sorted_out(words)
     own = Path.cwd() / "configs"
     if own.is_dir() and own.resolve() != CONFIGS.resolve():
-        words.append(f"hydra.searchpath=[{_quoted(f'file://{own}')}]")
+        overrides.append(f"hydra.searchpath=['file://{own}']")
     with initialize_config_dir(str(CONFIGS), version_base=None):
         try:
-            config = compose(job, overrides=words)
+            config = compose(job, overrides=overrides)
+            for key, value in literals.items():
+                OmegaConf.update(config, key, value)
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
-        except ConfigCompositionException as error:
+        except (ConfigCompositionException, ConfigKeyError) as error:
             raise _unknown_key(job, error) from None
         except HydraException as error:
             raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
@@ -81,31 +85,30 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def _data_path(word: str) -> str:
-    name, equals, value = word.partition("=")
-    if name != "data" or not equals or value in choices("data"):
-        return word
-    return f"data.path={value}"
+def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
+    """Overrides for Hydra, and the values that are to be taken as they stand."""
+    overrides: list[str] = []
+    literals: dict[str, str | None] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals and not word.startswith("~"):
+            raise InputError(f"{word!r} is not an override", "write key=value")
+        if key == "data" and value not in choices("data"):
+            key = "data.path"
+        if key in LITERAL:
+            literals[key] = None if value == "null" else value.replace("${", "\\${")
+            continue
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException:
+            raise InputError(
+                f"{word!r} cannot be read", f"""quote the value for Hydra and for the shell: {key}="'...'" """.strip()
+            ) from None
+        overrides.append(word)
+    return overrides, literals
 
 
-def _quoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _readable(word: str) -> str:
-    name, equals, value = word.partition("=")
-    if not equals and not word.startswith("~"):
-        raise InputError(f"{word!r} is not an override", "write key=value")
-    try:
-        OverridesParser.create().parse_override(word)
-    except OverrideParseException:
-        return f"{name}={_quoted(value)}"
-    return word
-
-
-def _unknown_key(job: str, error: ConfigCompositionException) -> InputError:
+def _unknown_key(job: str, error: Exception) -> InputError:
     cause = error.__cause__ or error
     found = re.search(r"[Kk]ey '([^']+)'", str(cause)) or re.search(r"Could not override '([^']+)'", str(error))
     group = re.search(r"Could not override '([^']+)'\.?\s*\n?No match in the defaults list", str(error))

@@ -29,21 +29,25 @@ class Context:
     events: EventLog | None
 
 
+class JobFailed(Exception):
+    """The work was done and its outcome is bad; one line says so, and the exit status is 1."""
+
+
 class Job(Protocol):
     """A module ``jobs.NAME``."""
 
     ARRAY: bool
     """Whether the job is an array of independent workers (else: one job whose tasks are ranks of one another)."""
 
-    def check(self, config: DictConfig, run: Run | None) -> str | None:
-        """Look at everything the job needs, on the machine that submits it; fill in paths.
-
-        Returns:
-            A sentence where there is nothing left to do, else None.
+    def check(self, config: DictConfig, run: Run | None) -> None:
+        """Look at everything the job needs, on the machine that submits it, and make paths absolute; write nothing.
 
         Raises:
             InputError: the job could not succeed.
         """
+
+    def prepare(self, config: DictConfig, run: Run | None) -> str | None:
+        """Write what the job's workers share; a sentence where there is nothing left to do, else None."""
 
     def work(self, config: DictConfig, context: Context) -> str:
         """Do the work; return "done", or "stopped" when the queue asked for it and the state is safe on disk."""

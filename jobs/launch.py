@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
 from jobs.job import Context, Job, job
-from jobs.runfolder import Run, short
+from jobs.runfolder import JobFolder, Run, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
@@ -43,21 +43,22 @@ def launch(request: Request) -> int:
     run = _run(config, cluster)
     module = job(request.name)
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
-    nothing_left = module.check(config, run)
+    module.check(config, run)
+    workers = cluster.workers if module.ARRAY else None
+    folder = run.next_job(request.name) if run else None
+    submitter = Submitter(cluster, f"{folder.run.name}-{request.name}", folder.logs, folder.code) if folder else None
+    if request.dry_run:
+        script = submitter.script(workers) if submitter else OmegaConf.to_yaml(config)
+        print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
+        return 0
+    if submitter:
+        submitter.check(workers)
+    nothing_left = module.prepare(config, run)
     if nothing_left:
         _say(request, f"{request.name}: {nothing_left}")
         return _finish(request, answer, module, config, run)
-    if run is None or cluster.kind == "here":
-        return _work_here(request, answer, module, config, run)
-    workers = cluster.workers if module.ARRAY else None
-    folder = run.next_job(request.name)
-    submitter = Submitter(cluster, f"{run.name}-{request.name}", folder.logs, folder.code)
-    if request.dry_run:
-        script = submitter.script(workers)
-        text = json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n")
-        print(text)
-        return 0
-    submitter.check(workers)
+    if cluster.kind == "here" or folder is None or submitter is None:
+        return _work_here(request, answer, module, config, folder)
     folder.create(config)
     submission = submitter.submit(Task(folder.path), workers)
     folder.remember(submission)
@@ -67,11 +68,11 @@ def launch(request: Request) -> int:
     if not request.wait:
         return _print_answer(request, {**answer, "state": "submitted"}, 0)
     watch(request.name, submission)
-    if module.check(config, run) is None and not finished(folder, submission):
+    if module.prepare(config, run) is None and not finished(folder, submission):
         error = first_error(folder, submission)
         print(f"mvdiff {request.name}: {error}", file=sys.stderr)
         return _print_answer(request, {**answer, "state": "failed", "error": error}, 1)
-    return _finish(request, answer, module, config, run)
+    return _finish(request, answer, module, config, folder.run)
 
 
 def _run(config: DictConfig, cluster: Cluster) -> Run | None:
@@ -82,17 +83,15 @@ def _run(config: DictConfig, cluster: Cluster) -> Run | None:
     return Run.named(config.runs, config.run)
 
 
-def _work_here(request: Request, answer: dict[str, Any], module: Job, config: DictConfig, run: Run | None) -> int:
-    if request.dry_run:
-        print(json.dumps({**answer, "state": "dry-run"}) if request.as_json else OmegaConf.to_yaml(config).rstrip())
-        return 0
-    if run is None:
+def _work_here(
+    request: Request, answer: dict[str, Any], module: Job, config: DictConfig, folder: JobFolder | None
+) -> int:
+    if folder is None:
         module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
     else:
-        folder = run.next_job(request.name)
         folder.create(config)
         Task(folder.path)(0)
-    return _finish(request, answer, module, config, run)
+    return _finish(request, answer, module, config, folder.run if folder else None)
 
 
 def _finish(request: Request, answer: dict[str, Any], module: Job, config: DictConfig, run: Run | None) -> int:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mvdiff.durable import write_json, write_text
 from mvdiff.errors import InputError
-from slurm.submission import Submission
+from slurm.submission import Submission, states
 
 PACKAGES = ("mvdiff", "slurm", "jobs", "configs")
 RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py", "numpy", "transformers")
@@ -130,6 +130,11 @@ class JobFolder:
         """What the queue answered; None if the job never got that far."""
         path = self.path / "submission.json"
         return Submission(**json.loads(path.read_text())) if path.exists() else None
+
+    def is_alive(self) -> bool:
+        """Whether any of the jobs submitted from here may still run."""
+        submission = self.submission()
+        return submission is not None and not all(state.ended for state in states(submission).values())
 
 
 def short(path: Path) -> str:

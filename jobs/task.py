@@ -11,10 +11,11 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from jobs.job import Context, job
+from jobs.job import Context, JobFailed, job
 from jobs.runfolder import JobFolder, Run
 from mvdiff.errors import InputError
 from mvdiff.events import EventLog
+from slurm.errors import RequestError
 from slurm.place import here
 from slurm.requeue import come_back
 from slurm.stop import StopFlag
@@ -44,21 +45,23 @@ class Task:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
-        events.write("started", node=place.node, pid=os.getpid(), restart=place.restart, **who)
+        events.write("task started", node=place.node, pid=os.getpid(), restart=place.restart, **who)
         module = job(folder.job)
         workers = config.cluster.workers if module.ARRAY else 1
         context = Context(folder.run, folder, place, worker, workers, stop.is_set, events)
         try:
             outcome = module.work(config, context)
-        except InputError as error:
-            events.write("failed", **who, error=str(error))
+        except (InputError, RequestError, JobFailed) as error:
+            events.write("task failed", **who, error=str(error))
             print(f"mvdiff {folder.job}: {error}", file=sys.stderr, flush=True)
             sys.exit(1)
         except Exception as error:
-            events.write("failed", **who, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            events.write(
+                "task failed", **who, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
+            )
             raise
         if outcome == "stopped":
             waited = round(time.monotonic() - stop.since, 3) if stop.since is not None else None
-            events.write("stopped", **who, signal=stop.signal, seconds_since_signal=waited)
+            events.write("task stopped", **who, signal=stop.signal, seconds_since_signal=waited)
             come_back(place, folder.logs)
-        events.write("finished", **who)
+        events.write("task finished", **who)

@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from jobs.runfolder import JobFolder, short
 from mvdiff.events import read_events
@@ -29,17 +30,23 @@ def watch(name: str, submission: Submission) -> None:
 
 def finished(folder: JobFolder, submission: Submission) -> bool:
     """Whether the last word of every job's rank 0 was that it finished."""
-    last = {event["job_id"]: event["kind"] for event in read_events(folder.events) if event.get("rank") == 0}
-    return all(last.get(id_) == "finished" for id_ in submission.job_ids)
+    last = {event["job_id"]: event["kind"] for event in task_events(folder) if event["rank"] == 0}
+    return all(last.get(id_) == "task finished" for id_ in submission.job_ids)
 
 
 def first_error(folder: JobFolder, submission: Submission) -> str:
     """The failure that came first, in one line; the queue's word where no process could say anything."""
-    failures = [event for event in read_events(folder.events) if event["kind"] == "failed"]
+    failures = [event for event in task_events(folder) if event["kind"] == "task failed"]
     if failures:
-        return min(failures, key=lambda event: event["time"])["error"]
+        return failures[0]["error"]
     words = sorted({state.word for state in states(submission).values()})
     return f"the job ended ({', '.join(words)}) before its work was done: see the logs in {short(folder.logs)}"
+
+
+def task_events(folder: JobFolder) -> list[dict[str, Any]]:
+    """What the job's processes said of their own starts and ends, in the order of time."""
+    events = [event for event in read_events(folder.events) if event["kind"].startswith("task ")]
+    return sorted(events, key=lambda event: event["time"])
 
 
 class _Tail:

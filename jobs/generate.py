@@ -1,0 +1,121 @@
+"""`mvdiff generate`: six views for every sample of a data set, each once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from jobs.compose import settings
+from jobs.job import Context
+from jobs.runfolder import Run
+from jobs.shards import check_shards
+from mvdiff.errors import InputError
+from mvdiff.generate.plan import make_plan
+from mvdiff.generate.settings import GenerateSettings, Recipe
+from mvdiff.generate.status import status
+from mvdiff.model.index import stored_settings
+from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
+
+ARRAY = True
+
+
+def check(config: DictConfig, run: Run | None) -> None:
+    """A good checkpoint, and shards taken with its rig."""
+    assert run is not None
+    config.checkpoint = str(_checkpoint(config, run))
+    model = stored_settings(Path(config.checkpoint))
+    for key in ("steps", "guidance"):
+        if config.generate[key] is None:
+            config.generate[key] = getattr(model, key)
+    settings(GenerateSettings, config.generate, "generate")
+    index = check_shards(config.data)
+    if index.rig != model.rig:
+        raise InputError(
+            f"{config.data.path} was taken with the rig {index.rig}, the checkpoint makes views of the rig {model.rig}",
+            "give data of that rig, or a checkpoint trained on this one",
+        )
+
+
+def prepare(config: DictConfig, run: Run | None) -> str | None:
+    """Plan what is missing."""
+    assert run is not None
+    recipe = _recipe(config)
+    plan = make_plan(
+        run.results,
+        Path(config.data.path),
+        recipe,
+        slice_size=config.generate.slice,
+        codec=config.generate.codec,
+        limit=config.limit,
+    )
+    now = status(plan.folder)
+    if not now.finished:
+        return None
+    left_out = f", {now.quarantined} quarantined" if now.quarantined else ""
+    return f"all is done, {now.done} of {now.samples} samples{left_out}"
+
+
+def work(config: DictConfig, context: Context) -> str:
+    """One worker."""
+    import torch
+
+    from mvdiff.generate.worker import run_worker
+    from mvdiff.model.pipeline import MultiViewPipeline
+
+    assert context.run and context.events
+    torch.set_num_threads(config.cluster.cpus_per_task)
+    pipeline = MultiViewPipeline.from_pretrained(
+        Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    recipe = _recipe(config)
+
+    def sampler(images: NDArray[np.uint8], seeds: list[int]) -> NDArray[np.uint8]:
+        return pipeline(images, seeds, recipe.steps, recipe.guidance, reference_view=recipe.reference_view)
+
+    return run_worker(
+        context.run.results / recipe.set_id,
+        sampler,
+        f"{context.place.job_id}-{context.worker}",
+        context.should_stop,
+        settings=settings(GenerateSettings, config.generate, "generate"),
+        events=context.events,
+    )
+
+
+def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
+    """How many samples there are, and where."""
+    assert run is not None
+    folder = run.results / _recipe(config).set_id
+    now = status(folder)
+    return {"results": str(folder), "samples": now.done, "quarantined": now.quarantined}
+
+
+def _checkpoint(config: DictConfig, run: Run) -> Path:
+    if config.checkpoint is None:
+        newest = CheckpointStore(run.checkpoints).newest_good() if run.checkpoints.is_dir() else None
+        if newest is None:
+            raise InputError(
+                f"run {run.name} has no checkpoint in {run.checkpoints}",
+                f"train it first (mvdiff train run={run.name} data=...), or give checkpoint=FOLDER",
+            )
+        return newest
+    path = Path(config.checkpoint).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(f"checkpoint {path} does not exist", "give the folder of a checkpoint")
+    problems = verify(path)
+    if problems:
+        raise InputError(f"checkpoint {path} is damaged ({problems[0]})", "give another checkpoint")
+    return path
+
+
+def _recipe(config: DictConfig) -> Recipe:
+    checkpoint = Path(config.checkpoint)
+    model = stored_settings(checkpoint)
+    return Recipe.of(
+        settings(GenerateSettings, config.generate, "generate"),
+        checkpoint=checkpoint_hash(checkpoint),
+        rig=model.rig,
+        size=model.size,
+    )

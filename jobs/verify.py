@@ -1,0 +1,42 @@
+"""`mvdiff verify`: every byte of shards or results against its checksum."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from jobs.job import Context, JobFailed
+from jobs.runfolder import Run
+from mvdiff.errors import InputError
+from mvdiff.shard import ShardIndex, verify
+
+ARRAY = False
+
+
+def check(config: DictConfig, run: Run | None) -> None:
+    """That there is something to read."""
+    path = Path(config.path).expanduser().absolute()
+    config.path = str(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "give a shard, or a folder of shards or results")
+
+
+def prepare(config: DictConfig, run: Run | None) -> str | None:
+    """Always something to do: what was good yesterday may have rotted."""
+    return None
+
+
+def work(config: DictConfig, context: Context) -> str:
+    """Name each bad row on standard output."""
+    bad = verify(Path(config.path))
+    for row in bad:
+        print(f"{row.path} row {row.row} ({row.sample_id}): {row.why}", flush=True)
+    if bad:
+        raise JobFailed(f"{len(bad)} bad rows in {config.path}")
+    return "done"
+
+
+def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
+    """How much was read."""
+    index = ShardIndex.scan(Path(config.path))
+    return {"good": len(index), "bad": 0}

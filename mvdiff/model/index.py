@@ -1,0 +1,29 @@
+"""What a saved model says of itself, read without loading it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mvdiff.errors import InputError
+from mvdiff.model.settings import ModelSettings
+
+INDEX = "model_index.json"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The content of ``folder/model_index.json``; ``InputError`` where there is no model or its index is damaged."""
+    file = folder / INDEX
+    if not file.is_file():
+        raise InputError(f"no model in {folder}", f"give a checkpoint folder, the one that holds {INDEX}")
+    try:
+        index = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from error
+    if not isinstance(index, dict):
+        raise InputError(f"{file} is not a model's index", "give an undamaged checkpoint")
+    return index
+
+
+def stored_settings(folder: Path) -> ModelSettings:
+    """Settings of the model saved in ``folder``; ``InputError`` as for ``read_index``."""
+    return ModelSettings.read(read_index(folder).get("settings", {}))

@@ -1,0 +1,115 @@
+"""The command line as a person meets it: help, mistakes, exit status."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jobs import JOBS
+from jobs.cli import main
+from jobs.compose import composed, known_keys
+from mvdiff.errors import InputError
+
+
+def fails(capsys, *words):
+    """The one line on standard error of a command that is refused with status 2."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_help_names_every_job_and_its_start_imports_no_torch():
+    check = "import sys; from jobs.cli import main; main(['--help']); assert 'torch' not in sys.modules, 'torch'"
+    begin = time.process_time()
+    shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert time.process_time() - begin < 0.5
+    for name in JOBS:
+        assert f"\n  {name} " in shown.stdout
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_of_a_job_is_a_first_screen_with_every_key_of_its_file(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 60
+    assert max(map(len, shown.splitlines())) <= 120
+    for key in known_keys(name):
+        if "." not in key:
+            assert f"  {key}=" in shown, key
+    for part in ("usage:", "options", "examples", "exit status"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_composing_a_job_imports_no_torch(name):
+    check = (
+        "import sys; from jobs.job import job; from jobs.compose import known_keys;"
+        f"known_keys({name!r}); job({name!r}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_unknown_command(capsys):
+    assert "choose one of synth, pack, train" in fails(capsys, "trian")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "run=x", "data=y", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
+        (["train", "run=x", "data=y", "cluster.node=3"], ["cluster.node'", "cluster.nodes"]),
+        (["train", "run=x", "data=y", "steps=3"], ["'steps'", "train.steps"]),
+        (["train", "run=x", "data=y", "modle=tiny"], ["'modle'", "model"]),
+        (["train", "run=x", "data=y", "model=huge"], ["model=huge does not exist", "tiny"]),
+        (["train", "run=x", "data=y", "cluster=slrum"], ["cluster=slrum does not exist", "slurm"]),
+        (["train", "data=y"], ["run is not set", "run="]),
+        (["train", "run=x"], ["data.path is not set"]),
+        (["train", "run=x", "data=y", "--fast"], ["--fast"]),
+        (["train", "run=x", "data=y", "oops"], ["'oops'", "key=value"]),
+        (["train", "run=../x", "data=y"], ["run='../x'", "letters"]),
+        (["train", "run=...", "data=y"], ["is not a name"]),
+        (["train", "run=x", "data=y", "cluster.nodes=two"], ["cluster.nodes", "two"]),
+        (["train", "run=x", "data=y", "cluster.nodes=2"], ["cluster.nodes=2", "cluster=slurm"]),
+        (["train", "run=x", "data=/does/not/exist"], ["/does/not/exist"]),
+        (["verify", "/does/not/exist"], ["/does/not/exist does not exist"]),
+        (["testbed", "fly"], ["fly", "mvdiff testbed --help"]),
+        (["demo", "now"], ["now"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_that_names_the_cure(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = fails(capsys, *words)
+    for part in says:
+        assert part in told, told
+    assert list(tmp_path.iterdir()) == [], "nothing is written for a request that is refused"
+
+
+def test_json_keeps_standard_output_to_one_object(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", str(tmp_path), "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["job"] == "verify"
+
+
+@pytest.mark.parametrize("path", ["a b", "it's", "x=y", "[1,2", "ü${HOME}", "a,b", "{", "'", "\\", "null"])
+def test_paths_reach_the_configuration_as_they_are(path):
+    assert composed("train", ["run=x", f"data=/{path}"]).data.path == f"/{path}"
+
+
+def test_a_site_of_ones_own_lies_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "cluster").mkdir(parents=True)
+    (tmp_path / "configs" / "cluster" / "mysite.yaml").write_text(
+        "defaults:\n  - slurm\n  - _self_\npartition: gpu-long\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = composed("train", ["run=x", "data=y", "cluster=mysite"])
+    assert (config.cluster.kind, config.cluster.partition) == ("slurm", "gpu-long")
+
+
+def test_data_may_name_a_file_of_its_group():
+    with pytest.raises(InputError, match=r"data\.path is not set"):
+        composed("train", ["run=x", "data=default"])
