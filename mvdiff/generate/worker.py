@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvdiff.durable import link_new, sync_folder
-from mvdiff.errors import InputError
 from mvdiff.events import EventLog
 from mvdiff.generate.inputs import InputReader, Unreadable
 from mvdiff.generate.lease import Heartbeat, Lease, LeaseBook
@@ -28,13 +27,13 @@ from mvdiff.generate.plan import Plan, Slice
 from mvdiff.generate.settings import GenerateSettings, sample_seed
 from mvdiff.generate.status import LEASES
 from mvdiff.progress import Progress
-from mvdiff.rig import rig
 from mvdiff.shard import Sample, ShardReader, ShardWriter, verify_shard
 
 WORK = "work"
 
 Sampler = Callable[[NDArray[np.uint8], list[int]], NDArray[np.uint8]]
-"""``sampler(images uint8[B H W 3], seeds)`` -> uint8[B 6 size size 3]; a row depends on its image and seed alone."""
+"""``sampler(images uint8[B H W 3], seeds)`` -> uint8[B 6 size size 3]. View ``k`` is seen by the rig's ``k``-th
+camera, ``images`` by the reference view's. What a sample becomes depends on its own image and seed alone."""
 
 
 class SamplerBroken(Exception):
@@ -82,7 +81,6 @@ class _Worker:
     ) -> None:
         self._plan = Plan.load(folder)
         self._recipe = self._plan.recipe
-        _check_reference(self._recipe.rig, self._recipe.reference_view)
         self._sampler, self._name, self._should_stop, self._settings = sampler, name, should_stop, settings
         self._events, self._clock, self._sleep = events, clock, sleep
         owner = Owner.here(name)
@@ -241,7 +239,7 @@ class _Worker:
             self._note_failure(part, lease, inputs[0].sample_id, error)
             return []
         self._failed_in_a_row = 0
-        return [_result(sample, views, view) for sample, views in zip(inputs, generated, strict=True)]
+        return [_result(sample, views) for sample, views in zip(inputs, generated, strict=True)]
 
     def _note_failure(self, part: Slice, lease: Lease, sample_id: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -275,32 +273,16 @@ class _Worker:
                     path.unlink(missing_ok=True)
 
 
-def _result(sample: Sample, generated: NDArray[np.uint8], reference_view: int) -> Sample:
-    """The generated views as a sample seen by the input's cameras.
-
-    ``generated[j]`` uint8 [6 H W 3] is seen from ``j`` cameras on from the reference view, and is put in that camera's
-    place, so that view ``k`` of a result and view ``k`` of its input show the same side.
-    """
+def _result(sample: Sample, generated: NDArray[np.uint8]) -> Sample:
+    """The generated views uint8 [6 H W 3] as a sample seen by the input's cameras, whatever its size was."""
     scale = np.array([generated.shape[1] / sample.size] * 2 + [1.0], np.float32)
     return Sample(
         sample.sample_id,
         sample.recording,
-        np.ascontiguousarray(np.roll(generated, reference_view, axis=0)),
+        generated,
         None,
         sample.w2c,
         sample.intrinsics * scale[:, None],
         sample.azimuth,
         sample.elevation,
     )
-
-
-def _check_reference(rig_name: str, reference_view: int) -> None:
-    """Refuse a reference view from which the rig does not look the same as from view 0."""
-    cameras = rig(rig_name)
-    turn = np.diff(cameras.azimuth, append=cameras.azimuth[0]) % 360.0
-    even = np.allclose(turn, turn[0]) and np.allclose(cameras.elevation, cameras.elevation[0])
-    if reference_view and not even:
-        raise InputError(
-            f"generate.reference_view is {reference_view}, but the cameras of the rig {rig_name} are not evenly spaced",
-            "give reference_view=0",
-        )

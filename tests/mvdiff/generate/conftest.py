@@ -52,11 +52,6 @@ def noise_sampler(images: np.ndarray, seeds: list[int]) -> np.ndarray:
     return np.stack(views)
 
 
-def result_bytes(folder: Path) -> dict[str, str]:
-    """Hash of every result shard's bytes."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("slice-*.h5"))}
-
-
 class Bench:
     """A data folder of 10 samples in two shards, a results folder, and ways to plan and work."""
 
@@ -65,6 +60,11 @@ class Bench:
         self.recipe = Recipe.of(SETTINGS, checkpoint="c0ffee", rig="mouse", size=SIZE)
         write_shard(self.data / "a.h5", range(6))
         write_shard(self.data / "b.h5", range(6, 10))
+
+    @staticmethod
+    def hashes(folder: Path) -> dict[str, str]:
+        """SHA-256 of every result shard's bytes."""
+        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("slice-*.h5"))}
 
     def add_data(self, name: str, numbers: range) -> None:
         write_shard(self.data / name, numbers)
@@ -101,6 +101,17 @@ class Bench:
             settings=replace(SETTINGS, **(settings or {})), events=events, **injected,
         )  # fmt: skip
 
+    def work_one_batch(self, plan: Plan, name: str = "w0", sampler: Callable = noise_sampler) -> str:
+        """Work until the sampler was called once, then stop."""
+        called = False
+
+        def watched(images: np.ndarray, seeds: list[int]) -> np.ndarray:
+            nonlocal called
+            called = True
+            return sampler(images, seeds)
+
+        return self.work(plan, name, watched, should_stop=lambda: called)
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -112,4 +123,15 @@ def calm(bench: Bench, tmp_path: Path) -> dict[str, str]:
     """Hashes of the result shards of one worker that nobody disturbs."""
     plan = bench.plan(tmp_path / "calm")
     assert bench.work(plan) == "done"
-    return result_bytes(plan.folder)
+    return bench.hashes(plan.folder)
+
+
+@pytest.fixture
+def sampler() -> Callable:
+    return noise_sampler
+
+
+@pytest.fixture
+def read_input() -> Callable[[str], Sample]:
+    """The input sample of that id."""
+    return lambda sample_id: sample(int(sample_id.removeprefix("mouse-")))

@@ -10,9 +10,8 @@ import configs
 from mvdiff.errors import InputError
 from mvdiff.generate import GenerateSettings, Recipe, sample_seed
 
-SETTINGS = GenerateSettings(
-    **yaml.safe_load((Path(configs.__file__).parent / "generate" / "default.yaml").read_text())
-)
+DEFAULTS = yaml.safe_load((Path(configs.__file__).parent / "generate" / "default.yaml").read_text())
+SETTINGS = GenerateSettings(**{**DEFAULTS, "steps": 28, "guidance": 4.0})
 RECIPE = Recipe.of(SETTINGS, checkpoint="a", rig="mouse", size=320)
 
 

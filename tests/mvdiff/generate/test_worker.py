@@ -1,0 +1,365 @@
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mvdiff.generate import Plan, ResultStore, SamplerBroken, sample_seed, status
+from mvdiff.generate.lease import LeaseBook
+from mvdiff.generate.ledger import read_ledger
+from mvdiff.generate.owner import Owner
+from mvdiff.generate.status import quarantined
+from mvdiff.rig import RIGS
+from mvdiff.shard import verify_shard
+
+
+def settled(folder):
+    """No lease, unfinished attempt or temporary file is left."""
+    return not [
+        path for path in folder.rglob("*") if path.is_file() and path.parent.name not in (folder.name, "ledger")
+    ]
+
+
+def seeds_of(bench, *numbers):
+    return {sample_seed(bench.recipe.seed, f"mouse-{k:03d}") for k in numbers}
+
+
+@pytest.fixture
+def failing(sampler):
+    """Make a sampler that fails whenever one of the given seeds is in its batch."""
+
+    def make(bad):
+        def sample(images, seeds):
+            if bad & set(seeds):
+                raise FloatingPointError("no good")
+            return sampler(images, seeds)
+
+        return sample
+
+    return make
+
+
+def test_every_sample_comes_out_once_with_its_cameras(bench, sampler, read_input):
+    plan = bench.plan()
+    assert bench.work(plan) == "done"
+    store = ResultStore(plan.folder)
+    assert store.ids() == [f"mouse-{k:03d}" for k in range(10)]
+    for sample_id in store.ids():
+        made, given = store.sample(sample_id), read_input(sample_id)
+        expected = sampler(given.views[:1], [sample_seed(bench.recipe.seed, sample_id)])[0]
+        assert np.array_equal(made.views, expected)
+        assert made.recording == given.recording
+        for column in ("w2c", "intrinsics", "azimuth", "elevation"):
+            assert np.array_equal(getattr(made, column), getattr(given, column))
+    attributes = store.attributes()
+    assert {name: attributes[name] for name in ("checkpoint", "seed", "steps", "guidance", "reference_view")} == {
+        "checkpoint": "c0ffee", "seed": 7, "steps": 2, "guidance": 1.0, "reference_view": 0,
+    }  # fmt: skip
+    assert status(plan.folder).finished
+    assert settled(plan.folder)
+
+
+def test_batches_are_the_same_whoever_does_them(bench, sampler):
+    seen = []
+
+    def watched(images, seeds):
+        seen.append(tuple(seeds))
+        return sampler(images, seeds)
+
+    plan = bench.plan()
+    bench.work(plan, sampler=watched)
+    assert sorted(len(batch) for batch in seen) == [2, 2, 2, 2, 2]
+    ids = [f"mouse-{k:03d}" for k in range(10)]
+    expected = [tuple(sample_seed(7, name) for name in ids[k : k + 2]) for k in range(0, 10, 2)]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_three_workers_at_once_make_the_same_bytes_as_one(bench, calm):
+    plan = bench.plan()
+    outcomes = {}
+    threads = [
+        threading.Thread(target=lambda name=name: outcomes.update({name: bench.work(plan, name)}))
+        for name in ("w0", "w1", "w2")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"w0": "done", "w1": "done", "w2": "done"}
+    assert bench.hashes(plan.folder) == calm
+    lines = [line for line in read_ledger(plan.folder) if line["kind"] == "published"]
+    assert sorted(line["slice"] for line in lines) == list(plan.sizes())
+
+
+def test_a_worker_stopped_after_every_batch_loses_nothing_and_repeats_nothing(bench, calm, sampler):
+    plan = bench.plan()
+    calls = []
+
+    def watched(images, seeds):
+        calls.extend(seeds)
+        return sampler(images, seeds)
+
+    rounds = 0
+    while bench.work_one_batch(plan, f"w{rounds}", watched) == "stopped":
+        rounds += 1
+        assert status(plan.folder).running == 0
+    assert rounds == 5
+    assert len(calls) == len(set(calls)) == 10
+    assert bench.hashes(plan.folder) == calm
+
+
+def test_a_worker_asked_to_stop_at_once_claims_nothing(bench):
+    plan = bench.plan()
+    assert bench.work(plan, should_stop=lambda: True) == "stopped"
+    assert status(plan.folder).missing == 10
+
+
+def test_nothing_left_to_do_is_done_without_a_call_of_the_sampler(bench):
+    plan = bench.plan()
+    bench.work(plan)
+    assert bench.work(plan, "w1", sampler=None) == "done"
+
+
+def test_a_worker_waits_for_slices_that_others_hold_and_takes_stale_ones(bench, calm):
+    plan = bench.plan()
+    holder = LeaseBook(plan.folder / "leases", replace(Owner.here("gone"), machine="elsewhere"), 60.0)
+    assert holder.claim("0000-000001") is not None
+    now, waits = 0.0, []
+
+    def sleep(seconds):
+        nonlocal now
+        waits.append(seconds)
+        now += seconds
+
+    assert bench.work(plan, "w1", clock=lambda: now, sleep=sleep) == "done"
+    assert 60 <= now < 63
+    assert waits == sorted(waits) and max(waits) == 1.0
+    assert bench.hashes(plan.folder) == calm
+
+
+def test_a_waiting_worker_can_be_stopped(bench):
+    plan = bench.plan(limit=4)
+    holder = LeaseBook(plan.folder / "leases", replace(Owner.here("busy"), machine="elsewhere"), 60.0)
+    assert holder.claim("0000-000000") is not None
+    waits = []
+    assert bench.work(plan, should_stop=lambda: len(waits) > 3, sleep=waits.append) == "stopped"
+    assert status(plan.folder).running == 4
+
+
+def test_a_paused_worker_that_comes_back_changes_nothing(bench, calm, sampler):
+    plan = bench.plan()
+
+    def pausing(images, seeds):
+        if pausing.calls == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        pausing.calls += 1
+        return sampler(images, seeds)
+
+    pausing.calls = 0
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if bench.work(plan, "zombie", pausing) == "done" else 1)
+        finally:
+            os._exit(2)
+    assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+    now = 0.0
+
+    def sleep(seconds):
+        nonlocal now
+        now += seconds
+
+    assert bench.work(plan, "w1", clock=lambda: now, sleep=sleep) == "done"
+    inodes = {path.name: path.stat().st_ino for path in plan.folder.glob("slice-*")}
+    os.kill(child, signal.SIGCONT)
+    assert os.waitpid(child, 0)[1] == 0
+    assert {path.name: path.stat().st_ino for path in plan.folder.glob("slice-*")} == inodes
+    assert bench.hashes(plan.folder) == calm
+    assert status(plan.folder).workers == {"w1": 10}
+    assert settled(plan.folder)
+
+
+def test_what_a_killed_attempt_left_is_continued_from_a_copy(bench, calm, sampler):
+    plan = bench.plan(limit=4)
+    bench.work_one_batch(plan)
+    [left] = [path for path in (plan.folder / "work").iterdir() if path.is_dir()]
+    before = {path.name: path.read_bytes() for path in left.iterdir()}
+    assert before
+    seen = []
+
+    def watched(images, seeds):
+        seen.extend(seeds)
+        assert {path.name: path.read_bytes() for path in left.iterdir()} == before
+        return sampler(images, seeds)
+
+    assert bench.work(plan, "w1", watched) == "done"
+    assert set(seen) == seeds_of(bench, 2, 3)
+    assert bench.hashes(plan.folder).items() <= calm.items()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "garbage"])
+def test_bad_rows_of_an_earlier_attempt_are_made_again(bench, calm, harm):
+    plan = bench.plan(limit=4)
+    bench.work_one_batch(plan)
+    [left] = [path for path in (plan.folder / "work").rglob("*") if path.is_file()]
+    content = bytearray(left.read_bytes())
+    if harm == "flip":
+        content[len(content) * 3 // 4] ^= 1
+    elif harm == "cut":
+        del content[-100:]
+    else:
+        content[:] = b"garbage" * 1000
+    left.write_bytes(content)
+    assert bench.work(plan, "w1") == "done"
+    assert bench.hashes(plan.folder).items() <= calm.items()
+
+
+def test_a_sample_that_fails_in_the_sampler_costs_one_sample(bench, failing):
+    plan = bench.plan()
+    assert bench.work(plan, sampler=failing(seeds_of(bench, 5))) == "done"
+    state = status(plan.folder)
+    assert (state.done, state.quarantined, state.missing, state.finished) == (9, 1, 0, True)
+    assert state.reasons == {"mouse-005": "FloatingPointError: no good"}
+    [line] = [line for line in read_ledger(plan.folder) if line["kind"] == "failed"]
+    assert line["stage"] == "sampler" and "in sample" in line["traceback"]
+    store = ResultStore(plan.folder)
+    assert len(store) == 9
+    with pytest.raises(KeyError):
+        store["mouse-005"]
+
+
+def test_a_slice_of_nothing_but_failures_is_published_empty(bench, failing):
+    plan = bench.plan()
+    assert bench.work(plan, sampler=failing(seeds_of(bench, 8, 9))) == "done"
+    state = status(plan.folder)
+    assert (state.done, state.quarantined) == (8, 2)
+    assert len(ResultStore(plan.folder)) == 8
+
+
+def test_what_failed_is_planned_again_only_when_asked(bench, failing):
+    plan = bench.plan()
+    bench.work(plan, sampler=failing(seeds_of(bench, 2, 5)))
+    assert len(bench.plan().segments) == 1
+    again = bench.plan(retry=quarantined)
+    assert again.segments[1].ids == ["mouse-002", "mouse-005"]
+    state = status(plan.folder)
+    assert (state.samples, state.done, state.quarantined, state.missing) == (10, 8, 0, 2)
+    assert len(bench.plan(retry=quarantined).segments) == 2
+    assert bench.work(again, "w1", sampler=failing(seeds_of(bench, 5))) == "done"
+    state = status(plan.folder)
+    assert (state.samples, state.done, state.reasons.keys()) == (10, 9, {"mouse-005"})
+    assert len(ResultStore(plan.folder)) == 9
+
+
+def test_a_sampler_that_always_fails_stops_its_worker_and_quarantines_nothing(bench, calm):
+    def broken(images, seeds):
+        raise RuntimeError("no device")
+
+    plan = bench.plan()
+    with pytest.raises(SamplerBroken, match="4 samples in a row failed, the last with RuntimeError: no device"):
+        bench.work(plan, sampler=broken)
+    state = status(plan.folder)
+    assert (state.missing, state.quarantined, state.running) == (10, 0, 0)
+    assert bench.work(plan, "w1") == "done"
+    assert bench.hashes(plan.folder) == calm
+    assert status(plan.folder).quarantined == 0
+
+
+def test_a_sampler_that_only_fails_on_large_batches_loses_nothing(bench, calm, sampler):
+    def small(images, seeds):
+        if len(seeds) > 1:
+            raise MemoryError
+        return sampler(images, seeds)
+
+    plan = bench.plan()
+    assert bench.work(plan, sampler=small) == "done"
+    assert bench.hashes(plan.folder) == calm
+
+
+def test_output_of_the_wrong_shape_is_a_failure_of_the_sampler(bench, sampler):
+    with pytest.raises(SamplerBroken, match=r"returned uint8 \[1, 6, 8, 16, 3\] for 1 samples of size 16"):
+        bench.work(bench.plan(), sampler=lambda images, seeds: sampler(images, seeds)[:, :, :8])
+
+
+def harm_flip(bench, read_input):
+    path = bench.data / "a.h5"
+    content = path.read_bytes()
+    place = content.index(read_input("mouse-003").views.tobytes()[:200])
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+
+
+def harm_change(bench, read_input):
+    bench.change_data("a.h5", "mouse-003")
+
+
+def harm_cut(bench, read_input):
+    path = bench.data / "a.h5"
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def harm_remove(bench, read_input):
+    (bench.data / "a.h5").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "lost", "reason"),
+    [
+        (harm_flip, [3], "mouse-003"),
+        (harm_change, [3], "not the mouse-003 that was planned"),
+        (harm_cut, range(6), "a.h5"),
+        (harm_remove, range(6), "a.h5"),
+    ],
+)
+def test_input_that_cannot_be_read_costs_what_cannot_be_read(bench, read_input, harm, lost, reason):
+    plan = bench.plan()
+    harm(bench, read_input)
+    assert bench.work(plan) == "done"
+    state = status(plan.folder)
+    assert sorted(state.reasons) == [f"mouse-{k:03d}" for k in lost]
+    assert all(reason in why for why in state.reasons.values())
+    assert state.done == 10 - len(lost)
+
+
+def test_the_reference_view_is_the_input(bench, sampler, read_input):
+    plan = bench.plan(recipe=replace(bench.recipe, reference_view=2), limit=2)
+    bench.work(plan)
+    given = read_input("mouse-001")
+    expected = sampler(given.views[2:3], [sample_seed(7, "mouse-001")])[0]
+    assert np.array_equal(ResultStore(plan.folder)["mouse-001"], expected)
+
+
+def test_generated_views_larger_than_the_input_carry_intrinsics_to_match(bench, sampler):
+    plan = bench.plan(recipe=replace(bench.recipe, size=32), limit=2)
+    bench.work(plan, sampler=lambda images, seeds: sampler(images, seeds).repeat(2, 2).repeat(2, 3))
+    made = ResultStore(plan.folder).sample("mouse-001")
+    assert np.allclose(made.intrinsics, RIGS["mouse"].intrinsics(32))
+
+
+def test_status_opens_a_slice_whose_worker_died_before_its_ledger_line(bench, failing):
+    plan = bench.plan()
+    bench.work(plan, sampler=failing(seeds_of(bench, 5)))
+    for path in (plan.folder / "ledger").iterdir():
+        path.unlink()
+    state = status(plan.folder)
+    assert (state.done, state.reasons) == (9, {"mouse-005": "the worker's ledger is lost"})
+
+
+def test_a_plan_that_grew_while_a_worker_ran_is_finished_by_the_next(bench):
+    plan = bench.plan(limit=4)
+    bench.plan()
+    assert bench.work(plan) == "done"
+    assert bench.work(Plan.load(plan.folder), "w1") == "done"
+    assert len(ResultStore(plan.folder)) == 10
+    assert all(not verify_shard(path) for path in plan.folder.glob("*.h5"))
+
+
+def test_the_ledger_is_json_lines_of_one_writer_a_file(bench):
+    plan = bench.plan()
+    bench.work(plan, "w0")
+    bench.work(plan, "w0")
+    files = list((plan.folder / "ledger").iterdir())
+    workers = [{json.loads(line)["worker"] for line in path.read_text().splitlines()} for path in files]
+    assert all(names == {"w0"} for names in workers)
