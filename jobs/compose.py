@@ -28,8 +28,8 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
     """The resolved configuration of ``job`` with the overrides ``words`` (``key=value``, Hydra's grammar).
 
     ``data=PATH`` is short for ``data.path=PATH`` unless a file of ``configs/data`` bears that name. The keys in
-    ``LITERAL`` take their value as it stands, whatever characters a path is made of. A folder ``configs`` in the working
-    directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
+    ``LITERAL`` take their value as it stands, whatever characters a path is made of. A folder ``configs`` in the
+    working directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
 
     Raises:
         InputError: an unknown key or choice (with the nearest valid ones), a missing value, wrong syntax.
@@ -96,7 +96,11 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
         if key == "data" and value not in choices("data"):
             key = "data.path"
         if key in LITERAL:
-            literals[key] = None if value == "null" else value.replace("${", "\\${")
+            if "${" in value:
+                raise InputError(
+                    f"{key}={value} contains ${{, which configurations expand", "give the path another name"
+                )
+            literals[key] = None if value == "null" else value
             continue
         try:
             OverridesParser.create().parse_override(word)
