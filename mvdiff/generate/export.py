@@ -15,7 +15,6 @@ from PIL import Image
 
 from mvdiff.durable import sync_file, sync_folder, write_json
 from mvdiff.errors import InputError
-from mvdiff.facelift import write_sample
 from mvdiff.generate.results import ResultStore
 from mvdiff.progress import tracked
 from mvdiff.shard import CorruptRow, Sample
@@ -55,9 +54,9 @@ def export(store: ResultStore, out: Path, form: str, ids: Sequence[str] | None =
     refused: dict[str, str] = {}
     with _only_export(out, {"format": form, "result_set": str(store.attributes().get("result_set", ""))}):
         for sample_id in tracked(wanted, f"export {form}", len(wanted)):
-            problem = name_problem(sample_id) or ("it starts with a dot" if sample_id.startswith(".") else None)
+            problem = _file_name_problem(sample_id)
             if problem:
-                refused[sample_id] = f"its id may not become a file name: {problem}"
+                refused[sample_id] = problem
                 continue
             path = out / (f"{sample_id}.npy" if form == "npy" else sample_id)
             if path.exists():
@@ -70,6 +69,14 @@ def export(store: ResultStore, out: Path, form: str, ids: Sequence[str] | None =
                 continue
             written += 1
     return Exported(written, kept, refused)
+
+
+def _file_name_problem(sample_id: str) -> str | None:
+    """Why ``sample_id`` may not become a file name; None when it may."""
+    if sample_id.startswith(".") or sample_id == MARK:
+        return f"its id {sample_id!r} is a name that exports keep for themselves"
+    problem = name_problem(sample_id)
+    return f"its id may not become a file name: {problem}" if problem else None
 
 
 def sheet(views: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -89,7 +96,13 @@ def _write_png(folder: Path, sample: Sample) -> None:
     Image.fromarray(sheet(sample.views)).save(folder / "sheet.png")
 
 
-FORMS: dict[str, Callable[[Path, Sample], None]] = {"npy": _write_npy, "png": _write_png, "facelift": write_sample}
+def _write_facelift(folder: Path, sample: Sample) -> None:
+    from mvdiff.facelift import write_sample
+
+    write_sample(folder, sample)
+
+
+FORMS: dict[str, Callable[[Path, Sample], None]] = {"npy": _write_npy, "png": _write_png, "facelift": _write_facelift}
 
 
 def _write_whole(path: Path, sample: Sample, write: Callable[[Path, Sample], None]) -> None:

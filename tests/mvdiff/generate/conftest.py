@@ -135,3 +135,9 @@ def sampler() -> Callable:
 def read_input() -> Callable[[str], Sample]:
     """The input sample of that id."""
     return lambda sample_id: sample(int(sample_id.removeprefix("mouse-")))
+
+
+@pytest.fixture
+def make_sample() -> Callable[[str], Sample]:
+    """A sample called that."""
+    return lambda sample_id: replace(sample(0), sample_id=sample_id)
