@@ -85,13 +85,14 @@ def _installation(daemons: Daemons) -> list[str]:
 
 def _enter_user(client: Client) -> None:
     for entry in (
-        ("cluster", client.plan.cluster_name),
-        ("account", USER_ACCOUNT, f"cluster={client.plan.cluster_name}"),
-        ("user", "root", f"account={USER_ACCOUNT}", f"cluster={client.plan.cluster_name}"),
+        ("add", "cluster", client.plan.cluster_name),
+        ("add", "account", USER_ACCOUNT, f"cluster={client.plan.cluster_name}"),
+        ("add", "user", "root", f"account={USER_ACCOUNT}", f"cluster={client.plan.cluster_name}"),
+        ("modify", "user", "root", "set", f"defaultaccount={USER_ACCOUNT}"),
     ):
-        answer = client.run("sacctmgr", "--immediate", "add", *entry)
-        if answer.returncode != 0 and "already exist" not in answer.stdout + answer.stderr:
+        answer = client.run("sacctmgr", "--immediate", *entry)
+        if answer.returncode != 0:
             raise RequestError(
-                f"sacctmgr could not add {' '.join(entry)} ({telling_line(answer.stderr + answer.stdout)})",
+                f"sacctmgr could not {' '.join(entry)} ({telling_line(answer.stderr + answer.stdout)})",
                 f"read {client.plan.path / 'log/slurmdbd.log'}",
             )

@@ -60,6 +60,19 @@ class Testbed:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = Path(os.path.abspath(folder or default_folder()))  # noqa: PTH100
 
+    @staticmethod
+    def check(*, accounting: bool = False, packages: Path | None = None) -> None:
+        """Make sure that a testbed can run here.
+
+        Raises:
+            RequestError: not root, or packages missing: with the command that installs them.
+        """
+        if os.getuid() != 0:
+            raise RequestError("the testbed runs as root only (it makes device files)", "sudo mvdiff testbed up")
+        installed = Packages(packages.resolve() if packages else None)
+        installed.check(accounting)
+        installed.version()
+
     def up(
         self,
         *,
@@ -88,9 +101,8 @@ class Testbed:
             RequestError: not root, packages missing, another shape is up, or a daemon that fails: with the line of its
                 log that tells why.
         """
+        self.check(accounting=accounting, packages=packages)
         installed = Packages(packages.resolve() if packages else None)
-        if os.getuid() != 0:
-            raise RequestError("the testbed runs as root only (it makes device files)", "sudo mvdiff testbed up")
         plan = Plan(
             folder=str(self.folder),
             nodes=nodes,
@@ -105,8 +117,6 @@ class Testbed:
             ports=free_ports(2 + nodes),
         )
         plan.check()
-        installed.check(accounting)
-        installed.version()
         with self._held(create=True):
             if self._keeps_running(plan):
                 return self.status()
@@ -157,11 +167,17 @@ class Testbed:
         Raises:
             RequestError: when the testbed is down.
         """
-        return self._client().variables()
+        return self.client.variables()
 
     def environment(self) -> dict[str, str]:
         """The whole environment for a command that is to talk to this testbed, free of other clusters' traces."""
-        return self._client().environment()
+        return self.client.environment()
+
+    @property
+    def client(self) -> Client:
+        """Runs SLURM's commands against this testbed."""
+        plan = self._plan()
+        return Client(plan, self._packages(plan))
 
     @property
     def nodes(self) -> Nodes:
@@ -277,10 +293,6 @@ class Testbed:
         if plan is None:
             raise RequestError(f"no testbed is up in {self.folder}", "mvdiff testbed up")
         return plan
-
-    def _client(self) -> Client:
-        plan = self._plan()
-        return Client(plan, self._packages(plan))
 
     def _daemons(self, plan: Plan) -> Daemons:
         return Daemons(Client(plan, self._packages(plan)))

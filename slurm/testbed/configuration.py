@@ -69,7 +69,7 @@ def slurm_conf(plan: Plan, packages: Packages) -> str:
             "AccountingStoragePort": plan.database_port,
             "AccountingStoragePass": str(munge_socket(plan)),
             "AccountingStorageTRES": "gres/gpu",
-            "AccountingStorageEnforce": "associations",
+            "AccountingStorageEnforce": "limits",
         }
     if packages.plugin_folder is not None:
         settings["PluginDir"] = str(packages.plugin_folder)
