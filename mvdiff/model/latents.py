@@ -30,6 +30,7 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config
     def __init__(self, patch: int, channels: int) -> None:
         super().__init__()
+        self.patch = patch
         self.register_buffer("basis", torch.eye(channels, 3 * patch * patch))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -69,16 +70,16 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def encode(self, views: Tensor) -> Tensor:
         """Latents float [N, C, h, w] of ``views`` uint8 [N, H, W, 3]."""
-        patches = functional.pixel_unshuffle(_from_white(views), self.config["patch"])  # [N, 3 patch patch, h, w]
-        return functional.conv2d(patches, (self.basis / self.scale[:, None])[:, :, None, None])
+        filters = (self.basis / self.scale[:, None]).unflatten(1, (3, self.patch, self.patch))  # [C, 3, patch, patch]
+        return functional.conv2d(_from_white(views), filters, stride=self.patch)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Views uint8 [N, H, W, 3] of ``latents`` float [N, C, h, w]."""
-        weight = (self.basis * self.scale[:, None]).T[:, :, None, None]  # [3 patch patch, C, 1, 1]
-        views = functional.pixel_shuffle(functional.conv2d(latents, weight), self.config["patch"])
+        filters = (self.basis * self.scale[:, None]).unflatten(1, (3, self.patch, self.patch))  # [C, 3, patch, patch]
+        views = functional.conv_transpose2d(latents, filters, stride=self.patch)  # [N, 3, H, W]
         return ((views + 1) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _from_white(views: Tensor) -> Tensor:
     """float [N, 3, H, W] in [-1, 0], white is 0, of uint8 [N, H, W, 3]."""
-    return views.permute(0, 3, 1, 2).float() / 255 - 1
+    return views.permute(0, 3, 1, 2).float().sub_(255).div_(255)

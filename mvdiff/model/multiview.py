@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvdiff.model import attention, folder
+from mvdiff.model import attention, folder, position
 from mvdiff.model.attention import Joint
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.camera import CameraEmbedding
@@ -35,6 +35,9 @@ class MultiViewModel(nn.Module):
     spread: Tensor
     """float32 [T], the share of the noise at each timestep: sqrt(1 - alpha bar)."""
 
+    position: Tensor
+    """float32 [P, h, w], channels that say where in the picture a latent lies."""
+
     def __init__(
         self,
         settings: ModelSettings,
@@ -50,6 +53,7 @@ class MultiViewModel(nn.Module):
         self.vae = vae.requires_grad_(False)
         self.scheduler = scheduler
         attention.install(unet)
+        self.register_buffer("position", position.waves(settings.position_frequencies, settings.grid), persistent=False)
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
@@ -71,12 +75,13 @@ class MultiViewModel(nn.Module):
             )
             unet = UNet2DConditionModel(
                 sample_size=settings.grid,
-                in_channels=settings.latent_channels,
+                in_channels=settings.latent_channels + position.channels(settings.position_frequencies),
                 out_channels=settings.latent_channels,
                 block_out_channels=settings.widths,
                 down_block_types=["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention],
                 up_block_types=["CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(settings.attention)],
-                mid_block_type="UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D",
+                mid_block_type=_middle(settings),
+                resnet_time_scale_shift="scale_shift" if settings.time_scale_shift else "default",
                 layers_per_block=settings.layers_per_block,
                 # diffusers calls the number of heads of each resolution `attention_head_dim`.
                 attention_head_dim=[max(1, width // settings.head_width) for width in settings.widths],
@@ -160,7 +165,7 @@ class MultiViewModel(nn.Module):
         joint = Joint(views=1, keep=True)
         zero = torch.zeros(len(latents), device=latents.device)
         self.unet(
-            latents,
+            self._placed(latents),
             timestep,
             encoder_hidden_states=self.condition(reference, dropped),
             class_labels=self.camera(zero, zero),
@@ -184,13 +189,17 @@ class MultiViewModel(nn.Module):
         """
         views = noisy.shape[1]
         predicted = self.unet(
-            noisy.flatten(0, 1),  # [B 6, C, h, w]
+            self._placed(noisy.flatten(0, 1)),  # [B 6, C + P, h, w]
             timestep.repeat_interleave(views),
             encoder_hidden_states=context.repeat_interleave(views, 0),
             class_labels=self.camera(azimuth, elevation).flatten(0, 1),
             cross_attention_kwargs={"joint": Joint(views=views, reference=reference)},
         ).sample
         return predicted.unflatten(0, (-1, views))
+
+    def _placed(self, latents: Tensor) -> Tensor:
+        """float [N, C + P, h, w]: ``latents`` float [N, C, h, w] and the position channels."""
+        return torch.cat([latents, self.position.expand(len(latents), -1, -1, -1)], 1)
 
     def save_pretrained(self, path: Path) -> None:
         """Write diffusers' folder layout into ``path``: safetensors and JSON only."""
@@ -205,6 +214,12 @@ class MultiViewModel(nn.Module):
     def components(self) -> dict[str, folder.Component]:
         """The parts that are saved, by folder name."""
         return {name: getattr(self, name) for name in folder.COMPONENTS}
+
+
+def _middle(settings: ModelSettings) -> str | None:
+    if not settings.middle:
+        return None
+    return "UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D"
 
 
 def _blank_where(dropped: Tensor, reference: Tensor) -> Tensor:
