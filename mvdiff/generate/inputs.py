@@ -26,12 +26,14 @@ class InputReader:
             if len(self._readers) > OPEN_SHARDS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(shard)
+        reader = self._readers[shard]
         try:
-            sample = self._readers[shard].sample(row)
+            sample = reader.sample(row)
+            planned = (sample.sample_id, reader.checksum(row)) == (sample_id, checksum)
         except InputError as error:
             raise Unreadable(error.what) from error
         except (OSError, LookupError, RuntimeError, ValueError) as error:
             raise Unreadable(f"{shard} row {row}: {error}") from error
-        if sample.sample_id != sample_id or sample.checksum() != checksum:
+        if not planned:
             raise Unreadable(f"{shard} row {row} is not the {sample_id} that was planned")
         return sample

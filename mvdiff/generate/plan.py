@@ -23,11 +23,9 @@ from mvdiff.durable import link_new, published, sync_file, sync_folder
 from mvdiff.errors import InputError
 from mvdiff.generate.settings import Recipe
 from mvdiff.shard import ShardIndex
-from mvdiff.shard.schema import NAME_BYTES
 
 SET_FILE = "set.json"
 VERSION = 1
-RECORD = np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8"), ("sample_id", f"S{NAME_BYTES}")])
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Segment:
     """How many of its samples an earlier segment had planned and had to leave out."""
     shards: list[str]
     entries: NDArray[np.void]
-    """``RECORD`` [samples]."""
+    """``record_type`` [samples]."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -182,6 +180,11 @@ class Plan:
         return {path.stem.removeprefix("slice-") for path in self.folder.glob("slice-*.h5")}
 
 
+def record_type(id_bytes: int) -> np.dtype:
+    """One planned sample, with an id of up to ``id_bytes`` bytes."""
+    return np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8"), ("sample_id", f"S{id_bytes}")])
+
+
 def segment_path(folder: Path, number: int) -> Path:
     """Where segment ``number`` of the plan in ``folder`` lies."""
     return folder / f"plan-{number:04d}.json"
@@ -262,9 +265,9 @@ def _missing(plan: Plan, index: ShardIndex, asked: range | list[int], again: set
 
 
 def _records(index: ShardIndex, positions: list[int]) -> tuple[list[str], NDArray[np.void]]:
-    """Paths of the shards in use, and ``RECORD`` [len(positions)]."""
+    """Paths of the shards in use, and ``record_type`` [len(positions)]."""
     shards: dict[Path, int] = {}
-    records = np.empty(len(positions), RECORD)
+    records = np.empty(len(positions), record_type(max(len(index.ids[i]) for i in positions)))
     for k, i in enumerate(positions):
         shard, row = index.locate(i)
         records[k] = (shards.setdefault(shard, len(shards)), row, index.checksum(i), index.ids[i].encode())

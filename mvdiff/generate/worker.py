@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -204,12 +205,13 @@ class _Worker:
         own = work / f"{part.name}.{lease.attempt}"
         for attempt in range(lease.attempt - 1, 0, -1):
             before = work / f"{part.name}.{attempt}"
-            if before.is_dir():
-                partial = work / f".{own.name}.copy"
-                shutil.rmtree(partial, ignore_errors=True)
+            partial = work / f".{own.name}.copy"
+            # Its writer may rename files while they are copied: what cannot be copied whole is made again.
+            with suppress(OSError):
                 shutil.copytree(before, partial)
                 partial.rename(own)
                 break
+            shutil.rmtree(partial, ignore_errors=True)
         own.mkdir(parents=True, exist_ok=True)
         return own / "result"
 

@@ -7,7 +7,7 @@ import pytest
 
 from mvdiff.errors import InputError
 from mvdiff.generate import Plan
-from mvdiff.generate.plan import RECORD, Segment
+from mvdiff.generate.plan import Segment, record_type
 from mvdiff.rig import RIGS
 from mvdiff.shard import ShardReader
 
@@ -139,7 +139,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
 
 def test_a_long_plan_is_read_by_position(bench):
     count = 100_000
-    entries = np.zeros(count, RECORD)
+    entries = np.zeros(count, record_type(8))
     entries["row"] = np.arange(count)
     entries["sample_id"] = np.arange(count).astype("S")
     folder = bench.plan(limit=1).folder
