@@ -67,8 +67,7 @@ def unit(vectors: ArrayLike) -> Floats:
     """Vectors [..., 3] scaled to length one."""
     v = np.asarray(vectors, np.float64)
     length = np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2)
-    scaled: Floats = np.divide(v, np.maximum(length, 1e-12)[..., None])
-    return scaled
+    return v / np.maximum(length, 1e-12)[..., None]
 
 
 def cross(a: Floats, b: Floats) -> Floats:
@@ -88,7 +87,7 @@ def grid_normals(points: Floats) -> Floats:
 
 def angles(columns: int) -> Floats:
     """Where the columns of a ring stand, in radians [M]: 0 is the ring's side axis, a quarter turn its up axis."""
-    return np.arange(columns) * (2 * np.pi / columns)
+    return np.arange(columns, dtype=np.float64) * (2 * np.pi / columns)
 
 
 def sweep(centre: Floats, side: Floats, up: Floats, columns: int) -> Floats:

@@ -35,8 +35,8 @@ def render_mouse(seed: int, index: int, *, rig: Rig, size: int, heading: Heading
     degrees, pose = heading.draw(moment), random_pose(moment)
     views, alpha = draw(place(build, pose, coat, degrees), rig, size)
     return Sample(
-        sample_id=f"mouse-{seed}-{index:06d}",
-        recording=f"mouse-{seed}-r{recording:05d}",
+        sample_id=sample_name(seed, index),
+        recording=recording_name(seed, index),
         views=views,
         alpha=alpha,
         w2c=rig.w2c(),
@@ -44,6 +44,16 @@ def render_mouse(seed: int, index: int, *, rig: Rig, size: int, heading: Heading
         azimuth=np.array(rig.azimuth, np.float32),
         elevation=np.array(rig.elevation, np.float32),
     )
+
+
+def sample_name(seed: int, index: int) -> str:
+    """Id of sample ``index``."""
+    return f"mouse-{seed}-{index:06d}"
+
+
+def recording_name(seed: int, index: int) -> str:
+    """Recording that sample ``index`` belongs to."""
+    return f"mouse-{seed}-r{index // FRAMES:05d}"
 
 
 def place(build: Build, pose: Pose, coat: Coat, heading: float) -> Mesh:
