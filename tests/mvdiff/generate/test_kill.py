@@ -1,6 +1,7 @@
 """A worker is killed with -9 at its write boundaries, one after the other; the next one finishes its work."""
 
 import os
+import random
 import resource
 import signal
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from mvdiff.generate import status
 from mvdiff.generate.ledger import read_ledger
 
-BOUNDARIES = ("link", "replace", "rename", "fsync", "unlink", "write", "mkdir", "rmdir")
+BOUNDARIES = ("link", "replace", "rename", "fsync", "unlink", "write", "pwrite", "ftruncate", "mkdir", "rmdir")
 
 
 class Boundaries:
@@ -24,9 +25,9 @@ class Boundaries:
     def counted(self, name: str, real: Callable) -> Callable:
         def call(*args, **keywords):
             if self.count == self.fatal:
-                if name == "write":
-                    handle, content = args
-                    real(handle, content[: len(content) // 2])
+                if name in ("write", "pwrite"):
+                    handle, content, *place = args
+                    real(handle, content[: len(content) // 2], *place)
                 os.kill(os.getpid(), signal.SIGKILL)
             self.count += 1
             return real(*args, **keywords)
@@ -34,51 +35,49 @@ class Boundaries:
         return call
 
 
-@pytest.fixture
-def in_child(bench, sampler, tmp_path):
-    """Run a worker in a process that dies at boundary ``fatal``: its wait status, boundaries passed, sampler calls."""
+class Child:
+    """A worker in a process of its own that dies at boundary ``fatal``, or never (-1)."""
 
-    def run(plan, fatal=-1, limit=None):
+    def __init__(self, bench, plan, sampler, name: str, fatal: int = -1, file_limit: int | None = None) -> None:
         read, write = os.pipe()
-        calls = 0
-
-        def counting(images, seeds):
-            nonlocal calls
-            calls += 1
-            (tmp_path / "calls").write_text(str(calls))
-            return sampler(images, seeds)
-
-        (tmp_path / "calls").write_text("0")
-        child = os.fork()
-        if not child:
+        report = os.write
+        self.pid = os.fork()
+        if not self.pid:
             try:
-                real_write = os.write
-                if limit:
+                if file_limit:
                     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
                 boundaries = Boundaries(fatal)
-                bench.work(plan, "killed", counting)
-                real_write(write, str(boundaries.count).encode())
+
+                def reporting(images, seeds):
+                    report(write, b"sampled\n")
+                    return sampler(images, seeds)
+
+                bench.work(plan, name, reporting)
+                report(write, f"{boundaries.count}\n".encode())
                 os._exit(0)
             finally:
                 os._exit(1)
         os.close(write)
-        ended = os.waitpid(child, 0)[1]
-        with os.fdopen(read) as pipe:
-            boundaries = pipe.read()
-        return ended, int(boundaries or 0), int((tmp_path / "calls").read_text())
+        self._pipe = read
 
-    return run
+    def ended(self) -> tuple[int, int, int]:
+        """Wait status, batches sampled, and boundaries passed (0 if it was killed)."""
+        with os.fdopen(self._pipe) as pipe:
+            lines = pipe.read().split()
+        status = os.waitpid(self.pid, 0)[1]
+        batches = lines.count("sampled")
+        return status, batches, int(lines[-1]) if len(lines) > batches else 0
 
 
-def test_killed_at_every_write_boundary(bench, in_child, sampler, tmp_path):
+def test_killed_at_every_write_boundary(bench, sampler, tmp_path):
     calm = bench.plan(tmp_path / "counted", limit=4)
-    ended, boundaries, _ = in_child(calm)
+    ended, _, boundaries = Child(bench, calm, sampler, "calm").ended()
     assert ended == 0 and boundaries > 20
     expected = bench.hashes(calm.folder)
     for fatal in range(boundaries):
         plan = bench.plan(tmp_path / f"killed-{fatal}", limit=4)
-        ended, _, before = in_child(plan, fatal)
+        ended, before, _ = Child(bench, plan, sampler, "killed", fatal).ended()
         assert os.WIFSIGNALED(ended), fatal
         after = []
 
@@ -96,17 +95,25 @@ def test_killed_at_every_write_boundary(bench, in_child, sampler, tmp_path):
         assert sum(line["kind"] == "published" for line in read_ledger(plan.folder)) <= 1
 
 
-def test_many_deaths_in_a_row_lose_nothing(bench, in_child, calm):
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_keep_dying_beside_each_other_lose_nothing(bench, sampler, calm, seed):
+    rng = random.Random(seed)
     plan = bench.plan()
-    for fatal in range(8, 40, 3):
-        in_child(plan, fatal)
+    deaths = 0
+    for generation in range(6):
+        children = [Child(bench, plan, sampler, f"w{generation}-{k}", rng.randrange(2, 25)) for k in range(3)]
+        deaths += sum(os.WIFSIGNALED(child.ended()[0]) for child in children)
+    assert deaths > 3
     assert bench.work(plan, "last") == "done"
     assert bench.hashes(plan.folder) == calm
+    published = [line["slice"] for line in read_ledger(plan.folder) if line["kind"] == "published"]
+    assert len(published) == len(set(published))
+    assert status(plan.folder).finished
 
 
-def test_a_disk_that_is_full_for_a_while_stops_a_worker_and_loses_nothing(bench, in_child, calm):
+def test_a_disk_that_is_full_for_a_while_stops_a_worker_and_loses_nothing(bench, sampler, calm):
     plan = bench.plan()
-    ended, _, _ = in_child(plan, limit=8000)
-    assert ended != 0
+    ended, _, _ = Child(bench, plan, sampler, "full", file_limit=8000).ended()
+    assert os.WIFEXITED(ended) and ended != 0
     assert bench.work(plan, "next") == "done"
     assert bench.hashes(plan.folder) == calm

@@ -13,7 +13,7 @@ from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
 from mvdiff.generate.status import quarantined
 from mvdiff.rig import RIGS
-from mvdiff.shard import verify_shard
+from mvdiff.shard import ShardReader, ShardWriter, verify_shard
 
 
 def settled(folder):
@@ -363,3 +363,25 @@ def test_the_ledger_is_json_lines_of_one_writer_a_file(bench):
     files = list((plan.folder / "ledger").iterdir())
     workers = [{json.loads(line)["worker"] for line in path.read_text().splitlines()} for path in files]
     assert all(names == {"w0"} for names in workers)
+
+
+def test_around_a_sampler_that_does_nothing_the_machinery_costs_little(bench, tmp_path, read_input):
+    count = 300
+    bench.add_data("c.h5", range(10, count))
+    plan = bench.plan(slice_size=32, recipe=replace(bench.recipe, batch=8))
+    views = read_input("mouse-000").views
+
+    def cpu_seconds():
+        times = os.times()
+        return times.user + times.system
+
+    start = cpu_seconds()
+    for part in plan:
+        with ShardWriter(tmp_path / part.name, size=16, rig="mouse", codec="lz4", with_alpha=False) as writer:
+            for shard, row in zip(part.shards, part.rows, strict=True):
+                writer.append(ShardReader(shard).sample(row))
+            writer.publish()
+    shards_alone = cpu_seconds() - start
+    start = cpu_seconds()
+    bench.work(plan, sampler=lambda images, seeds: np.broadcast_to(views, (len(seeds), *views.shape)))
+    assert cpu_seconds() - start - shards_alone < 0.002 * count
