@@ -1,141 +1,130 @@
-"""Write one shard: rows go to a journal one at a time, and the HDF5 file appears whole at the end."""
+"""Write one shard: row by row into a journal, then in one go, whole or not at all, under its name."""
 
-import fcntl
-import json
-import os
-import struct
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import h5py
-import numpy as np
-import xxhash
-
-from mvdiff.durable import sync_file, sync_folder
+from mvdiff.durable import sync_folder
 from mvdiff.errors import InputError
 from mvdiff.shard.codec import filters
-from mvdiff.shard.schema import (
-    CAMERA_COLUMNS,
-    CHECKSUM_COLUMN,
-    NAME_COLUMNS,
-    SCHEMA,
-    VERSION,
-    Attributes,
-    Sample,
-    picture_columns,
-)
+from mvdiff.shard.journal import Journal
+from mvdiff.shard.layout import create_file
+from mvdiff.shard.reader import ShardReader
+from mvdiff.shard.schema import MAX_SIZE, SCHEMA, VERSION, Attributes, Sample
+
+_RESERVED = {"schema", "version", "size", "rig", "codec"}
+_MAX_ATTRIBUTE = 16_384
 
 
 class ShardWriter:
-    """The only writer of the shard ``path``; simple first version."""
+    """The only writer of the shard ``path``.
+
+    Rows survive the death of the process: the next writer of ``path`` finds them (``rows``, ``ids``) and goes on behind
+    them. Nothing lies under ``path`` before ``publish``. Its settings (all arguments) must then be the same.
+
+    Raises ``InputError`` where ``path`` is published already, another process writes it, its folder cannot be written,
+    or the disk is full: then the rows so far are kept.
+    """
 
     def __init__(
-        self, path: Path, *, size: int, rig: str, codec: str, with_alpha: bool, attributes: Attributes | None = None
+        self,
+        path: Path,
+        *,
+        size: int,
+        rig: str,
+        codec: str,
+        with_alpha: bool,
+        attributes: Attributes | None = None,
     ) -> None:
+        """``size`` in pixels, ``rig`` and ``codec`` by name; ``attributes`` become root attributes of the file."""
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         filters(codec)
+        if not 1 <= size <= MAX_SIZE:
+            raise InputError(f"{path}: pictures of {size} pixels", f"choose a size of 1 to {MAX_SIZE}")
+        root: dict[str, str | int | float] = dict(attributes or {})
+        for key, value in root.items():
+            if key in _RESERVED or len(str(value)) > _MAX_ATTRIBUTE:
+                raise InputError(f"{path}: attribute {key!r} is reserved or too long", "rename or shorten it")
+        root.update(schema=SCHEMA, version=VERSION, size=size, rig=rig, codec=codec)
+        self.size, self.with_alpha, self._root = size, with_alpha, root
+        self._journal_path = self.path.with_name(f".{self.path.name}.part")
+        with self._told():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(self._journal_path, {**root, "with_alpha": with_alpha})
         if self.path.exists():
-            raise InputError(f"{path} is already published", "remove it or write elsewhere")
-        self.size, self.codec, self.with_alpha = size, codec, with_alpha
-        self._root = {
-            "schema": SCHEMA, "version": VERSION, "size": size, "rig": rig, "codec": codec, **(attributes or {}),
-        }  # fmt: skip
-        self._journal = self.path.with_name(f".{self.path.name}.part")
-        self._handle = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise InputError(f"{path} is being written by another process", "wait for it or stop it") from None
-        self._ids: list[str] = []
-        self._offsets: list[tuple[int, int]] = []
-        self._read_back()
+            # A writer that died between publishing and deleting its journal leaves both.
+            self._journal.discard()
+            raise InputError(f"{path} is published already", "read it, or delete it to write it anew")
+        self._ids = set(self._journal.ids)
 
     @property
     def rows(self) -> int:
-        """Good rows so far, those of a writer that was killed included."""
-        return len(self._ids)
+        """Rows so far, those of writers that died before this one included."""
+        return len(self._journal)
 
     def ids(self) -> list[str]:
         """Sample ids of the rows so far."""
-        return list(self._ids)
+        return list(self._journal.ids)
 
-    def _read_back(self) -> None:
-        size = os.fstat(self._handle).st_size
-        at = 0
-        while at + 16 <= size:
-            length, checksum = struct.unpack("<QQ", os.pread(self._handle, 16, at))
-            payload = os.pread(self._handle, length, at + 16) if at + 16 + length <= size else b""
-            if len(payload) != length or xxhash.xxh3_64_intdigest(payload) != checksum:
-                break
-            self._ids.append(self._decode(payload).sample_id)
-            self._offsets.append((at + 16, length))
-            at += 16 + length
-        os.ftruncate(self._handle, at)
-        os.lseek(self._handle, at, os.SEEK_SET)
-
-    def _decode(self, payload: bytes) -> Sample:
-        length = struct.unpack("<I", payload[:4])[0]
-        names = json.loads(payload[4 : 4 + length])
-        at = 4 + length
-        values = []
-        for column in (*picture_columns(self.size, self.with_alpha), *CAMERA_COLUMNS):
-            count = int(np.prod(column.shape)) * column.dtype.itemsize
-            values.append(np.frombuffer(payload, column.dtype, int(np.prod(column.shape)), at).reshape(column.shape))
-            at += count
-        if not self.with_alpha:
-            values.insert(1, None)  # type: ignore[arg-type]
-        return Sample(*names, *values)
+    def checksums(self) -> list[int]:
+        """Row checksums of the rows so far, as ``Sample.checksum`` gives them."""
+        return list(self._journal.checksums)
 
     def append(self, sample: Sample) -> None:
-        """Add a row; it survives the death of this process once the call returns."""
-        if sample.size != self.size or (sample.alpha is not None) != self.with_alpha:
-            raise InputError(f"sample {sample.sample_id} does not fit the shard {self.path}", "check size and alpha")
+        """Add a row. It survives the death of this process once the call returns."""
+        where = f"sample {sample.sample_id} does not fit {self.path}"
+        if sample.size != self.size:
+            raise InputError(f"{where}: {sample.size} pixels instead of {self.size}", "resize it")
+        if (sample.alpha is not None) != self.with_alpha:
+            has, wants = ("has", "without") if sample.alpha is not None else ("lacks", "with")
+            raise InputError(f"{where}: it {has} alpha and the shard is {wants}", "write all samples alike")
         if sample.sample_id in self._ids:
-            raise InputError(f"sample {sample.sample_id} is already in {self.path}", "give every sample its own id")
-        names = json.dumps([sample.sample_id, sample.recording]).encode()
-        parts = [struct.pack("<I", len(names)), names]
-        for column in (*picture_columns(self.size, self.with_alpha), *CAMERA_COLUMNS):
-            parts.append(np.ascontiguousarray(getattr(sample, column.name)).tobytes())
-        payload = b"".join(parts)
-        at = os.lseek(self._handle, 0, os.SEEK_CUR)
-        os.write(self._handle, struct.pack("<QQ", len(payload), xxhash.xxh3_64_intdigest(payload)) + payload)
-        self._ids.append(sample.sample_id)
-        self._offsets.append((at + 16, len(payload)))
+            raise InputError(f"{where}: that id is there already", "give every sample an id of its own")
+        with self._told():
+            self._journal.append(sample)
+        self._ids.add(sample.sample_id)
 
     def publish(self) -> Path:
-        """Turn the journal into the shard, verify it and give it its name."""
+        """Make the shard from the rows, verify every one of them in it, and give it its name."""
         temporary = self.path.with_name(f".{self.path.name}.new")
-        n = self.rows
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(self._root)
-            for column in picture_columns(self.size, self.with_alpha):
-                file.create_dataset(
-                    column.name, (n, *column.shape), column.dtype, chunks=(1, *column.shape), **filters(self.codec)
-                )
-            for column in (*CAMERA_COLUMNS, *NAME_COLUMNS, CHECKSUM_COLUMN):
-                file.create_dataset(column.name, (n, *column.shape), column.dtype)
-            for row, (offset, length) in enumerate(self._offsets):
-                sample = self._decode(os.pread(self._handle, length, offset))
-                for column in (*picture_columns(self.size, self.with_alpha), *CAMERA_COLUMNS):
-                    file[column.name][row] = getattr(sample, column.name)
-                file["sample_id"][row] = sample.sample_id.encode()
-                file["recording"][row] = sample.recording.encode()
-                file["checksum"][row] = sample.checksum()
-        sync_file(temporary)
-        temporary.replace(self.path)
-        sync_folder(self.path.parent)
-        self._journal.unlink()
-        self.close()
+        try:
+            with self._told():
+                create_file(temporary, self._root, self.with_alpha, self.rows, self._journal.rows())
+                self._verify(temporary)
+                temporary.replace(self.path)
+                sync_folder(self.path.parent)
+                self._journal.discard()
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return self.path
 
+    def _verify(self, temporary: Path) -> None:
+        with ShardReader(temporary) as reader:
+            for row, checksum in enumerate(self._journal.checksums):
+                if reader.sample(row).checksum() != checksum:
+                    raise OSError(errno.EIO, "what was written reads back differently")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in one line why the disk does not take what is written."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            mend = "free some space and start again: what was written so far is kept" if full else "check that disk"
+            raise InputError(f"{self.path} cannot be written ({error.strerror or error})", mend) from error
+
     def close(self) -> None:
-        """Let go of the lock; rows that were not published wait for the next writer of this path."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        """Let go of the lock. Rows that were not published wait for the next writer of this path."""
+        self._journal.close()
+
+    def discard(self) -> None:
+        """Throw the rows away that were not published."""
+        self._journal.discard()
 
     def __enter__(self) -> Self:
         return self
