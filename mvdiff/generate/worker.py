@@ -228,20 +228,21 @@ class _Worker:
 
     def _sample(self, part: Slice, lease: Lease, inputs: Sequence[Sample]) -> list[Sample]:
         """Sample ``inputs`` together; after a failure by halves, down to the samples that fail alone."""
-        view = self._recipe.reference_view
-        images = np.stack([sample.views[view] for sample in inputs])
+        images = np.stack([sample.views[self._recipe.reference_view] for sample in inputs])
         seeds = [sample_seed(self._recipe.seed, sample.sample_id) for sample in inputs]
         try:
             generated = self._sampler(images, seeds)
             self._check_output(generated, len(inputs))
         except Exception as error:
-            if len(inputs) > 1:
-                half = len(inputs) // 2
-                return self._sample(part, lease, inputs[:half]) + self._sample(part, lease, inputs[half:])
-            self._note_failure(part, lease, inputs[0].sample_id, error)
-            return []
-        self._failed_in_a_row = 0
-        return [_result(sample, views) for sample, views in zip(inputs, generated, strict=True)]
+            if len(inputs) == 1:
+                self._note_failure(part, lease, inputs[0].sample_id, error)
+                return []
+        else:
+            self._failed_in_a_row = 0
+            return [_result(sample, views) for sample, views in zip(inputs, generated, strict=True)]
+        # Out here, where nothing holds the failed call's frames and their memory any more.
+        half = len(inputs) // 2
+        return self._sample(part, lease, inputs[:half]) + self._sample(part, lease, inputs[half:])
 
     def _note_failure(self, part: Slice, lease: Lease, sample_id: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
