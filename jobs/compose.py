@@ -71,13 +71,20 @@ def settings(kind: type[T], node: Any, where: str) -> T:
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in map(str, content):
         if key not in names:
-            raise InputError(f"unknown key {where}.{key}", _nearest(key, names))
+            raise InputError(f"unknown key {f'{where}.{key}'.lstrip('.')}", _nearest(key, names))
     try:
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content))
     except OmegaConfBaseException as error:
-        raise InputError(f"{where}.{error.full_key}: {_first_line(error)}", "give a value of that type") from None
+        key = f"{where}.{error.full_key}".lstrip(".")
+        raise InputError(f"{key}: {_first_line(error)}", "give a value of that type") from None
     assert isinstance(built, kind)
     return built
+
+
+def part(kind: type[T], config: DictConfig) -> T:
+    """Build the dataclass ``kind`` from those of the configuration's own keys that bear its fields' names."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return settings(kind, {name: config[name] for name in names}, "")
 
 
 def choices(group: str) -> list[str]:

@@ -18,12 +18,8 @@ def check_shards(data: DictConfig) -> ShardIndex:
     data.path = str(path)
     index = ShardIndex.scan(path)
     if data.verify:
-        bad = verify(path)
+        bad = verify(path).bad
         if bad:
-            first = bad[0]
-            more = f" and {len(bad) - 1} more rows" if len(bad) > 1 else ""
-            raise InputError(
-                f"{first.path} row {first.row} ({first.sample_id}): {first.why}{more}",
-                f"make the shard again; mvdiff verify {path} lists every bad row",
-            )
+            more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise InputError(f"{bad[0]}{more}", f"make the shard again; mvdiff verify {path} lists all that is bad")
     return index

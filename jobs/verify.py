@@ -28,11 +28,12 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
 
 def work(config: DictConfig, context: Context) -> str:
     """Name each bad row on standard output."""
-    bad = verify(Path(config.path))
-    for row in bad:
-        print(f"{row.path} row {row.row} ({row.sample_id}): {row.why}", flush=True)
-    if bad:
-        raise JobFailed(f"{len(bad)} bad rows in {config.path}")
+    report = verify(Path(config.path))
+    for row in report.bad:
+        print(row, flush=True)
+    print(f"{report.shards} shards, {report.bytes / 1e6:.1f} MB read", flush=True)
+    if report.bad:
+        raise JobFailed(f"{len(report.bad)} bad rows in {config.path}")
     return "done"
 
 

@@ -1,0 +1,98 @@
+"""`mvdiff evaluate`: score generated views against the truth."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from jobs.compose import settings
+from jobs.job import Context
+from jobs.runfolder import Run, short
+from jobs.shards import check_shards
+from mvdiff.errors import InputError
+from mvdiff.evaluate.settings import EvaluateSettings
+from mvdiff.generate.plan import SET_FILE
+from mvdiff.generate.results import ResultStore
+
+ARRAY = False
+
+
+def check(config: DictConfig, run: Run | None) -> None:
+    """Results, truth, and the training split where there is one."""
+    assert run is not None
+    settings(EvaluateSettings, config.evaluate, "evaluate")
+    truth = check_shards(config.data)
+    if config.results is None:
+        config.results = str(_last_planned(run))
+    store = ResultStore(Path(config.results).expanduser().absolute())
+    config.results = str(store.path)
+    if not any(sample_id in store for sample_id in truth.ids):
+        raise InputError(
+            f"no sample of {config.data.path} has a result in {store.path}", "generate from these shards first"
+        )
+    if config.train_data is None and (run.shards / "train").is_dir():
+        config.train_data = str(run.shards / "train")
+
+
+def prepare(config: DictConfig, run: Run | None) -> str | None:
+    """Whether the report there is of just these results, truth and settings."""
+    assert run is not None
+    if _stamp(run) == _asked(config):
+        return "the report is up to date"
+    return None
+
+
+def work(config: DictConfig, context: Context) -> str:
+    """Score and write the report."""
+    from mvdiff.durable import write_json
+    from mvdiff.evaluate.evaluation import evaluate
+
+    assert context.run
+    asked = _asked(config)
+    train = config.train_data and Path(config.train_data)
+    evaluate(
+        Path(config.results),
+        Path(config.data.path),
+        train,
+        context.run.report,
+        settings=settings(EvaluateSettings, config.evaluate, "evaluate"),
+    )
+    write_json(context.run.report / "request.json", asked)
+    return "done"
+
+
+def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
+    """The headline, and where the report is."""
+    assert run is not None
+    summary = json.loads((run.report / "metrics.json").read_text())["summary"]
+    found = {name: figure["all_views"] for name, figure in summary["headline"].items()}
+    return {"report": short(run.report / "index.html"), **found}
+
+
+def _asked(config: DictConfig) -> dict[str, Any]:
+    """What decides the report."""
+    return {
+        "results": config.results,
+        "results_count": len(ResultStore(Path(config.results))),
+        "truth": config.data.path,
+        "train": config.train_data,
+        "settings": dict(config.evaluate),
+    }
+
+
+def _stamp(run: Run) -> Any:
+    try:
+        return json.loads((run.report / "request.json").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _last_planned(run: Run) -> Path:
+    sets = sorted(run.results.glob(f"*/{SET_FILE}"), key=lambda file: file.stat().st_mtime)
+    if not sets:
+        raise InputError(
+            f"run {run.name} has no results in {run.results}",
+            f"generate first (mvdiff generate run={run.name} data=...), or give results=FOLDER",
+        )
+    return sets[-1].parent
