@@ -38,7 +38,8 @@ class TrainingSplit:
             thumbnails.append(_thumbnail(views[reference_view]))
             self._numbers.append(number)
         if not self._numbers:
-            raise InputError("no training sample could be read", "pack the training shards again")
+            first = next(iter(self.unreadable.values()))
+            raise InputError("no training sample could be read", f"pack the training shards again ({first})")
         self.mean: NDArray[np.uint8] = (total / len(self._numbers)).round().astype(np.uint8)
         """Mean of every view, uint8 [6, H, W, 3]."""
         self._thumbnails = np.stack(thumbnails)  # float32 [N, D]

@@ -210,4 +210,4 @@ def _reduced(views: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     height, width = (-(-n // step) * step for n in views.shape[1:3])
     padded = np.pad(views, ((0, 0), (0, height - views.shape[1]), (0, width - views.shape[2]), (0, 0)), mode="edge")
     blocks = padded.reshape(VIEWS, height // step, step, width // step, step, 3)
-    return blocks.mean((2, 4)).round().astype(np.uint8)
+    return (blocks.sum(4, np.uint32).sum(2) / step**2).round().astype(np.uint8)

@@ -71,11 +71,12 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
             samples.append(score)
             azimuth, elevation = sample.azimuth, sample.elevation
         if not samples:
-            raise InputError(f"every one of {len(scored_ids)} samples is damaged", "run mvdiff verify on both paths")
+            first = next(unreadable[data.ids[number]] for number in scored_ids)
+            raise InputError(f"no sample of {truth} and {results} could be read", f"generate or pack again ({first})")
         summary = Summary(
             len(samples),
             reference,
-            figures(samples, reference),
+            figures(samples),
             consistency_means(samples),
             _missing(store, [sample_id for sample_id in data.ids if sample_id not in store]),
             [sample_id for sample_id in store.ids() if sample_id not in expected],
@@ -112,7 +113,7 @@ def score_sample(
         sample.sample_id,
         sample.recording,
         {
-            name: scores(of_method, masks[name], sample.views, true_masks)
+            name: scores(of_method, masks[name], sample.views, true_masks, reference_view)
             for name, of_method in methods.items()
         },
         {name: consistency(methods[name], masks[name], sample.w2c, sample.intrinsics) for name in (MODEL, TRUTH)},
@@ -161,7 +162,6 @@ def _as_json(report: Report, folder: str) -> dict[str, Any]:
         "summary": report.summary.as_json(),
         "provenance": report.provenance(),
         "samples": [
-            {**sample.as_json(report.summary.reference_view), "sheet": f"{folder}/{number:06d}.webp"}
-            for number, sample in enumerate(report.samples)
+            {**sample.as_json(), "sheet": f"{folder}/{number:06d}.webp"} for number, sample in enumerate(report.samples)
         ],
     }

@@ -20,7 +20,8 @@ def foreground(views: NDArray[np.uint8]) -> NDArray[np.bool_]:
     channel: a binary median, which removes specks and leaves straight edges where they are. Of the 4-connected parts,
     those with at least ``SMALLEST_PART`` of the largest one's area stay.
     """
-    dark = views.min(-1) < 255 - WHITE_DISTANCE
+    red, green, blue = np.moveaxis(views < 255 - WHITE_DISTANCE, -1, 0)
+    dark = red | green | blue
     padded = np.pad(dark, ((0, 0), (1, 1), (1, 1)), mode="edge").astype(np.uint8)
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     votes = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]

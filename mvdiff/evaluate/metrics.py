@@ -1,5 +1,7 @@
 """Scores of one set of six views against the truth, a number a view."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -7,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvdiff.evaluate.colour import lab
-from mvdiff.rig import VIEWS
 
 Views = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
@@ -39,33 +40,53 @@ BEST_PSNR = float(10 * np.log10(255.0**2 / ROUNDING_ERROR))
 """What equal pictures score (58.9 dB), so that means stay finite."""
 
 
-def scores(views: Views, masks: Masks, truth: Views, true_masks: Masks) -> dict[str, PerView]:
-    """Every metric of ``METRICS``, float [6] each: ``views`` against ``truth``, both uint8 [6, H, W, 3] with masks."""
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one sample, or its mean over samples."""
+
+    all_views: float
+    novel_views: float
+    """Without the view that was the model's input."""
+    per_view: tuple[float, ...]
+
+
+def scores(views: Views, masks: Masks, truth: Views, true_masks: Masks, reference_view: int) -> dict[str, Figure]:
+    """Every metric of ``METRICS``: ``views`` against ``truth``, both uint8 [6, H, W, 3] with masks bool [6, H, W].
+
+    A sample's PSNR is that of its views taken together as one picture. A mean of the views' decibels would let a single
+    perfect view, such as the input copied to its own place, outweigh five wrong ones.
+    """
+    union = masks | true_masks
     return {
-        "foreground_iou": iou(masks, true_masks),
-        "foreground_psnr": psnr(views, truth, masks | true_masks),
-        "psnr": psnr(views, truth),
-        "ssim": ssim(views, truth),
-        "colour_shift": colour_shift(views, masks, truth, true_masks),
+        "foreground_iou": _mean(iou(masks, true_masks), reference_view),
+        "foreground_psnr": _pooled(*squared_errors(views, truth, union), reference_view),
+        "psnr": _pooled(*squared_errors(views, truth), reference_view),
+        "ssim": _mean(ssim(views, truth), reference_view),
+        "colour_shift": _mean(colour_shift(views, masks, truth, true_masks), reference_view),
     }
 
 
-def psnr(a: Views, b: Views, where: Masks | None = None) -> PerView:
-    """Peak signal-to-noise ratio in dB [V] of uint8 [V, H, W, 3]; over the pixels ``where`` [V, H, W] if given.
+def squared_errors(a: Views, b: Views, where: Masks | None = None) -> tuple[PerView, PerView]:
+    """Sum of squared differences [V] of uint8 [V, H, W, 3], and how many values it is over [V].
 
-    With the union of both masks as ``where`` it sees a subject that is missing and one that is there too much, but no
-    white background. At most ``BEST_PSNR``; not a number where ``where`` is empty.
+    ``where`` [V, H, W] chooses pixels. With the union of both masks a subject that is missing counts as much as one
+    that is there too much, and white background does not count.
     """
-    values = []
+    total, count = np.zeros(len(a)), np.zeros(len(a))
     for k in range(len(a)):
         here = slice(None) if where is None else where[k]
-        difference = a[k][here].astype(np.float32) - b[k][here]
-        if difference.size == 0:
-            values.append(np.nan)
-            continue
-        error = float(np.mean(np.square(difference), dtype=np.float64))
-        values.append(10 * np.log10(255.0**2 / max(error, ROUNDING_ERROR)))
-    return np.array(values)
+        difference = (a[k][here].astype(np.int32) - b[k][here]).ravel()
+        total[k], count[k] = difference @ difference, difference.size
+    return total, count
+
+
+def psnr(total: PerView, count: PerView) -> PerView:
+    """Peak signal-to-noise ratio in dB of 8-bit pictures from ``squared_errors``.
+
+    At most ``BEST_PSNR``; not a number where nothing was compared.
+    """
+    error = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return 10 * np.log10(255.0**2 / np.maximum(error, ROUNDING_ERROR))
 
 
 def iou(a: Masks, b: Masks) -> PerView:
@@ -97,7 +118,8 @@ def ssim(a: Views, b: Views) -> PerView:
     c1, c2 = 0.01**2, 0.03**2
     values = []
     for k in range(len(a)):
-        differs = (a[k] != b[k]).any(-1)
+        red, green, blue = np.moveaxis(a[k] != b[k], -1, 0)
+        differs = red | green | blue
         if not differs.any():
             values.append(1.0)
             continue
@@ -133,9 +155,19 @@ def colour_shift(views: Views, masks: Masks, truth: Views, true_masks: Masks) ->
     return np.array(values)
 
 
-def mean_over(values: PerView, left_out: int | None = None) -> float:
-    """Mean of ``values`` [..., 6] without view ``left_out``, over those that are numbers; nan when there is none."""
-    kept = np.delete(values, left_out, -1) if left_out is not None else values
-    assert values.shape[-1] == VIEWS
-    kept = kept[~np.isnan(kept)]
-    return float(kept.mean()) if kept.size else float("nan")
+def mean(values: Iterable[float]) -> float:
+    """Mean of those ``values`` that are numbers; not a number when there is none."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _mean(values: PerView, reference_view: int) -> Figure:
+    return Figure(mean(values), mean(np.delete(values, reference_view)), tuple(values.tolist()))
+
+
+def _pooled(total: PerView, count: PerView, reference_view: int) -> Figure:
+    """PSNR of all views and of the novel ones, each as one picture."""
+    novel = [np.delete(values, reference_view).sum() for values in (total, count)]
+    return Figure(
+        float(psnr(total.sum(), count.sum())), float(psnr(*novel)), tuple(psnr(total, count).tolist())
+    )  # fmt: skip

@@ -23,6 +23,7 @@ class Publication:
         self._token = f".files.{secrets.token_hex(4)}.part"
         self.folder = out / self._token
         self.name = ""
+        self._unreferred: Path | None = None
 
     def __enter__(self) -> Self:
         self._is_new = not self._out.exists()
@@ -43,12 +44,14 @@ class Publication:
             shutil.rmtree(self.folder)
         else:
             self.folder.rename(final)
+            self._unreferred = final
         sync_folder(self._out)
         return self.name
 
     def publish(self, page: str, text: str) -> None:
         """Publish ``text`` as ``out/page`` and remove what earlier publications left."""
         write_text(self._out / page, text)
+        self._unreferred = None
         for old in (*self._out.glob("files-*"), *self._out.glob(".files.*.part")):
             if old.name != self.name:
                 shutil.rmtree(old, ignore_errors=True)
@@ -57,5 +60,7 @@ class Publication:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._unreferred is not None:
+            shutil.rmtree(self._unreferred, ignore_errors=True)
         if self._is_new and not any(self._out.iterdir()):
             self._out.rmdir()

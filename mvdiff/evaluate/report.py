@@ -115,9 +115,8 @@ def write_report(report: Report, publication: Publication) -> str:
 
 def _ranked(report: Report) -> list[_Card]:
     """Samples from the highest foreground IoU of the novel views to the lowest."""
-    reference = report.summary.reference_view
     order = sorted(
-        range(len(report.samples)), key=lambda i: -report.samples[i].mean("foreground_iou", reference)
+        range(len(report.samples)), key=lambda i: -report.samples[i].methods[MODEL]["foreground_iou"].novel_views
     )  # fmt: skip
     return [_Card(report.samples[i], i, rank) for rank, i in enumerate(order, 1)]
 
@@ -168,9 +167,8 @@ def _plots(report: Report) -> list[dict[str, Any]]:
     plots = []
     for name in HEADLINE:
         metric, other = BY_NAME[name], report.summary.best_baseline(name, novel=True)
-        reference = report.summary.reference_view
-        values = [sample.mean(name, reference) for sample in report.samples]
-        others = [sample.mean(name, reference, other) for sample in report.samples]
+        values = [sample.methods[MODEL][name].novel_views for sample in report.samples]
+        others = [sample.methods[other][name].novel_views for sample in report.samples]
         what = f"{metric.title} of {len(values)} samples: model, and {BASELINES[other]} as an outline"
         plots.append({
             "title": metric.title + (f" ({metric.unit})" if metric.unit else ""),

@@ -1,13 +1,11 @@
 """Scores of many samples: kept a sample, summed up for all, written as JSON."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from mvdiff.evaluate.metrics import METRICS, Metric, PerView, mean_over
+from mvdiff.evaluate.metrics import METRICS, Figure, Metric, mean
 
 MODEL = "model"
 TRUTH = "truth"
@@ -29,46 +27,22 @@ class SampleScores:
 
     sample_id: str
     recording: str
-    methods: dict[str, dict[str, PerView]]
-    """Method (``model``, ``truth``, a baseline) -> metric -> score a view [6]."""
+    methods: dict[str, dict[str, Figure]]
+    """Method (``model``, ``truth``, a baseline) -> metric -> figure."""
     consistency: dict[str, dict[str, float]]
     """``model`` and ``truth`` -> what ``consistency`` returns."""
     nearest: str | None
     """Id of the nearest training sample."""
 
-    def mean(self, metric: str, left_out: int | None = None, method: str = MODEL) -> float:
-        """Mean of ``metric`` over the views, without view ``left_out`` if given."""
-        return mean_over(self.methods[method][metric], left_out)
-
-    def as_json(self, reference_view: int) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Plain types; what is not a number is null."""
         return {
             "sample_id": self.sample_id,
             "recording": self.recording,
             "nearest": self.nearest,
-            "consistency": {method: _plain(values) for method, values in self.consistency.items()},
-            "methods": {
-                method: {
-                    name: {
-                        "all_views": number(mean_over(values)),
-                        "novel_views": number(mean_over(values, reference_view)),
-                        "per_view": [number(value) for value in values],
-                    }
-                    for name, values in metrics.items()
-                }
-                for method, metrics in self.methods.items()
-            },
+            "consistency": _numbers(self.consistency),
+            "methods": _figures(self.methods),
         }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Mean of one metric over samples."""
-
-    all_views: float
-    novel_views: float
-    """Without the view that was the model's input."""
-    per_view: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -125,23 +99,12 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """Plain types; what is not a number is null."""
-
-        def plain(figure: Figure) -> dict[str, Any]:
-            return {
-                "all_views": number(figure.all_views),
-                "novel_views": number(figure.novel_views),
-                "per_view": [number(value) for value in figure.per_view],
-            }
-
         return {
             "samples": self.samples,
             "reference_view": self.reference_view,
-            "headline": {name: plain(figure) for name, figure in self.headline.items()},
-            "methods": {
-                method: {name: plain(figure) for name, figure in figures.items()}
-                for method, figures in self.methods.items()
-            },
-            "consistency": {method: _plain(values) for method, values in self.consistency.items()},
+            "headline": _figures({MODEL: self.headline})[MODEL],
+            "methods": _figures(self.methods),
+            "consistency": _numbers(self.consistency),
             "missing": self.missing,
             "unexpected": self.unexpected,
             "unreadable": self.unreadable,
@@ -150,17 +113,17 @@ class Summary:
         }
 
 
-def figures(samples: list[SampleScores], reference_view: int) -> dict[str, dict[str, Figure]]:
-    """Means over ``samples`` for every method and metric; views that have no number are left out of a mean."""
+def figures(samples: list[SampleScores]) -> dict[str, dict[str, Figure]]:
+    """Means over ``samples`` for every method and metric; what is not a number is left out of a mean."""
     methods: dict[str, dict[str, Figure]] = {}
     for method in samples[0].methods:
-        of_method = methods[method] = {}
+        methods[method] = {}
         for metric in METRICS:
-            values = np.stack([sample.methods[method][metric.name] for sample in samples])  # [N 6]
-            of_method[metric.name] = Figure(
-                mean_over(values),
-                mean_over(values, reference_view),
-                tuple(_mean(column) for column in values.T),
+            of_samples = [sample.methods[method][metric.name] for sample in samples]
+            methods[method][metric.name] = Figure(
+                mean(figure.all_views for figure in of_samples),
+                mean(figure.novel_views for figure in of_samples),
+                tuple(mean(views) for views in zip(*(figure.per_view for figure in of_samples), strict=True)),
             )
     return methods
 
@@ -168,17 +131,9 @@ def figures(samples: list[SampleScores], reference_view: int) -> dict[str, dict[
 def consistency_means(samples: list[SampleScores]) -> dict[str, dict[str, float]]:
     """Means over ``samples`` of every figure of consistency, for the model and for the truth."""
     return {
-        method: {
-            name: _mean(sample.consistency[method][name] for sample in samples)
-            for name in samples[0].consistency[method]
-        }
-        for method in samples[0].consistency
+        method: {name: mean(sample.consistency[method][name] for sample in samples) for name in names}
+        for method, names in samples[0].consistency.items()
     }
-
-
-def number(value: float) -> float | None:
-    """``value`` as JSON knows it: five digits behind the point, null for what is not a number."""
-    return None if math.isnan(value) else round(float(value), 5)
 
 
 def shown(value: float, metric: Metric) -> str:
@@ -188,10 +143,24 @@ def shown(value: float, metric: Metric) -> str:
     return f"{value:.{metric.digits}f}" + (f" {metric.unit}" if metric.unit else "")
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: number(value) for name, value in values.items()}
+def _number(value: float) -> float | None:
+    """``value`` as JSON knows it: five digits behind the point, null for what is not a number."""
+    return None if math.isnan(value) else round(float(value), 5)
 
 
-def _mean(values: Iterable[float]) -> float:
-    known = [float(value) for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+def _numbers(methods: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    return {method: {name: _number(value) for name, value in values.items()} for method, values in methods.items()}
+
+
+def _figures(methods: Mapping[str, Mapping[str, Figure]]) -> dict[str, dict[str, Any]]:
+    return {
+        method: {
+            name: {
+                "all_views": _number(figure.all_views),
+                "novel_views": _number(figure.novel_views),
+                "per_view": [_number(value) for value in figure.per_view],
+            }
+            for name, figure in of_method.items()
+        }
+        for method, of_method in methods.items()
+    }
