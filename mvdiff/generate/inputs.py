@@ -24,7 +24,7 @@ class InputReader:
         if shard not in self._readers:
             self._readers[shard] = ShardReader(shard)
             if len(self._readers) > OPEN_SHARDS:
-                self._readers.popitem(last=False)
+                self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(shard)
         reader = self._readers[shard]
         try:

@@ -51,13 +51,14 @@ class ResultStore:
         shard, row = self._index.locate(self._places[sample_id])
         if shard not in self._readers:
             if len(self._readers) >= OPEN_SHARDS:
-                self._readers.pop(next(iter(self._readers)))
+                self._readers.pop(next(iter(self._readers))).close()
             self._readers[shard] = ShardReader(shard)
         return self._readers[shard].sample(row)
 
     def attributes(self) -> dict[str, Any]:
         """What made the results: checkpoint, steps, guidance, seed, ... (of the first file)."""
-        return ShardReader(self._index.shards[0]).attributes
+        with ShardReader(self._index.shards[0]) as reader:
+            return reader.attributes
 
 
 def result_set(path: Path) -> Path:

@@ -86,5 +86,6 @@ def _left_out(plan: Plan, lines: list[dict[str, Any]]) -> dict[str, str]:
 
 def _lacking(folder: Path, part: Slice) -> list[str]:
     """What the published shard of ``part`` lacks, from the file: its worker died before it could say so."""
-    rows = set(ShardReader(folder / part.file_name).ids())
+    with ShardReader(folder / part.file_name) as reader:
+        rows = set(reader.ids())
     return [sample_id for sample_id in part.ids if sample_id not in rows]

@@ -144,7 +144,8 @@ class _Worker:
                 attempt = self._attempt_shard(part, lease)
                 if attempt is None:
                     return
-                rows = ShardReader(attempt).ids()
+                with ShardReader(attempt) as reader:
+                    rows = reader.ids()
                 if not lease.held() or not link_new(attempt, self._plan.folder / part.file_name):
                     raise _Lost
                 sync_folder(self._plan.folder)
