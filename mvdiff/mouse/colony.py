@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mvdiff.errors import InputError
 from mvdiff.mouse.heading import Heading
 from mvdiff.mouse.render import recording_name, render_mouse, sample_name
@@ -14,6 +12,7 @@ from mvdiff.rig import rig
 from mvdiff.shard.codec import filters
 from mvdiff.shard.reader import ShardReader
 from mvdiff.shard.schema import MAX_SIZE
+from mvdiff.shard.split import held_out_recordings
 from mvdiff.shard.writer import ShardWriter
 
 SETS = ("train", "heldout")
@@ -40,7 +39,7 @@ class Colony:
     codec: str
     """How the shards are compressed."""
     held_out: float
-    """Share of the animals that goes to ``heldout``, 0 <= share < 1."""
+    """What goes to ``heldout``: a share of the samples below 1, or how many; never a part of an animal's."""
     shard_samples: int
     """Samples a shard."""
 
@@ -51,11 +50,10 @@ class Colony:
                 raise InputError(f"{name} is {getattr(self, name)}", f"give {low} or more")
         if self.size > MAX_SIZE:
             raise InputError(f"size is {self.size}", f"give at most {MAX_SIZE}")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"held_out is {self.held_out}", "give a share from 0 to below 1")
         Heading.parse(self.heading)
         rig(self.rig)
         filters(self.codec)
+        plan(self)
 
     def attributes(self) -> dict[str, str | int | float]:
         """What a shard says about where its pictures come from."""
@@ -85,7 +83,7 @@ class Counts:
 def plan(colony: Colony) -> list[Batch]:
     """The shards of a data set, ``train/`` first; a pure function of the settings."""
     names = [recording_name(colony.seed, index) for index in range(colony.samples)]
-    held_out = _held_out(sorted(set(names)), colony.held_out, colony.seed)
+    held_out = held_out_recordings(names, colony.held_out, colony.seed)
     batches = []
     for name in SETS:
         indices = [index for index, recording in enumerate(names) if (recording in held_out) == (name == "heldout")]
@@ -93,11 +91,6 @@ def plan(colony: Colony) -> list[Batch]:
             path = Path(name) / f"mice-{number:05d}.h5"
             batches.append(Batch(path, tuple(indices[start : start + colony.shard_samples])))
     return batches
-
-
-def _held_out(recordings: list[str], share: float, seed: int) -> set[str]:
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 2]))).permutation(len(recordings))
-    return {recordings[i] for i in order[: round(share * len(recordings))]}
 
 
 def remaining(out: Path, colony: Colony) -> int:

@@ -33,7 +33,7 @@ class Heading:
         if not np.isfinite(degrees):
             names = ", ".join([*_NAMED, "any"])
             raise InputError(f"heading {given!r} is not known", f"choose one of {names}, or a number of degrees")
-        return cls(f"{degrees % 360.0:g}")
+        return cls(f"{round(degrees, 3) % 360.0:g}")
 
     def draw(self, rng: np.random.Generator) -> float:
         """Degrees in [0, 360)."""

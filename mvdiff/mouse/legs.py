@@ -103,10 +103,11 @@ def legs(stance: Stance, build: Build, coat: Coat) -> list[Part]:
     )
     shin_bones = np.stack([knee, 0.45 * knee + 0.55 * ankle, ankle], 1)
     lower = limb(shin_bones, _radii(kinds, "lower", build), outward, 0.85, *_LIMB_GRID)
-    flank = fur(coat, np.broadcast_to(root, upper.shape[:-1]), 0.9, 0.05)
+    across = -0.9 * np.array(_SIDES)[:, None, None]
+    flank = fur(coat, np.broadcast_to(root - 0.03, upper.shape[:-1]), across, -0.25)
     below = np.linspace(0, 1, _LIMB_GRID[0])[:, None]
     bare = smoothstep(0.45, 0.95, below)[..., None]
-    shin = fur(coat, np.broadcast_to(root, lower.shape[:-1]), 0.9, -0.3) * (1 - bare) + coat.skin * bare
+    shin = fur(coat, np.broadcast_to(root - 0.03, lower.shape[:-1]), across, -0.3) * (1 - bare) + coat.skin * bare
 
     sole = np.array([kind.sole for kind in kinds])[:, None]
     feet = limb(np.stack([ankle - [0, 0, 0.010], 0.5 * (ankle + ball) - [0, 0, 0.006], ball], 1),
