@@ -205,9 +205,17 @@ class CheckpointStore:
             self._put_aside(target)
             raise SaveFailed(f"{target} was not stored as written ({problems[0]})")
         self.boundary("verified")
-        for old in self.steps()[:-keep_last]:
-            self._delete(self.path(old))
+        self.tidy(step, keep_last)
         return target
+
+    def tidy(self, newest: int, keep_last: int) -> None:
+        """Keep the last ``keep_last`` checkpoints up to that of step ``newest``, which must be a good one.
+
+        Also clears away what a killed save or deletion left behind.
+        """
+        self._sweep()
+        for old in [step for step in self.steps() if step <= newest][:-keep_last]:
+            self._delete(self.path(old))
 
     def _seal(self, folder: Path) -> None:
         """Sync every file and folder of ``folder``, then write its manifest."""

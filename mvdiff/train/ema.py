@@ -9,23 +9,23 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Ema(Generic[Model]):
-    """Keeps in ``model`` the moving average of another model's parameters.
+    """Keeps in ``model`` the moving average of the parameters of ``source``, a model of the same shape.
 
     Buffers are taken to be constant in training and are left as they are in ``model``.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: Model, source: nn.Module, decay: float) -> None:
         self.model: Model = model.eval().requires_grad_(False)
         self.decay = decay
         self._averages: list[Tensor] = list(model.parameters())
+        self._weights: list[Tensor] = list(source.parameters())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the parameters of ``model`` after optimizer step ``step`` (from 0).
+    def update(self, step: int) -> None:
+        """Take in the parameters of the source after optimizer step ``step`` (from 0).
 
         The decay rises as (1 + step) / (10 + step) up to its final value, as in TensorFlow's
         ExponentialMovingAverage, so that a short run does not average in its random start.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(self._averages, weights, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)

@@ -30,7 +30,7 @@ class TrainingState:
             # diffusers notes the folder it loaded from and would store it: a restart must not show in a checkpoint
             component.register_to_config(_name_or_path="")
         self.model = copy.deepcopy(averaged).train().to(device)
-        self.ema = Ema(averaged.to(device), settings.ema_decay)
+        self.ema = Ema(averaged.to(device), self.model, settings.ema_decay)
         self.step = 0
         self._settings = settings
         self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -43,7 +43,7 @@ class TrainingState:
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._settings)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.model, self.step)
+        self.ema.update(self.step)
         self.step += 1
 
     def write(self, folder: Path, content: record.Record, boundary: Callable[[str], None]) -> None:

@@ -142,6 +142,7 @@ class Trainer:
             return 0
         record.refuse_another(newest, self.record)
         step = step_of(newest)
+        self.store.tidy(step, settings.keep_last)
         if step >= settings.steps:
             self.log(f"already done: {newest} holds step {step} of {settings.steps}")
         else:

@@ -56,7 +56,7 @@ def settings() -> Callable[..., TrainSettings]:
 
     def build(**overrides: Any) -> TrainSettings:
         values = yaml.safe_load((CONFIGS / "train" / "default.yaml").read_text())
-        values |= {"steps": 6, "batch": 4, "micro_batch": 2, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
+        values |= {"steps": 6, "batch": 4, "micro_batch": 4, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
         values |= {"save_every": 100, "reference_view": "random", "condition_drop": 0.3, "fit_samples": 4}
         return TrainSettings(**values | overrides)
 
@@ -97,14 +97,20 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, data: Path, model_settings: ModelSettings) -> Run:
-    return Run(tmp_path, data, model_settings)
+def new_run(tmp_path: Path, data: Path, model_settings: ModelSettings) -> Callable[[str], Run]:
+    """Run folders by name."""
+    return lambda name: Run(tmp_path / name, data, model_settings)
 
 
 @pytest.fixture
-def another(tmp_path: Path, data: Path, model_settings: ModelSettings) -> Run:
+def run(new_run: Callable[[str], Run]) -> Run:
+    return new_run("run")
+
+
+@pytest.fixture
+def another(new_run: Callable[[str], Run]) -> Run:
     """A second run folder, to compare with."""
-    return Run(tmp_path / "another", data, model_settings)
+    return new_run("another")
 
 
 class Drill:

@@ -1,5 +1,7 @@
 """An interrupted run ends with the bits of an uninterrupted one."""
 
+import shutil
+
 import pytest
 
 from mvdiff.train.checkpoint import CheckpointStore, read_manifest
@@ -32,26 +34,27 @@ def test_several_processes(run, another, settings, drill, world_size):
 
 def test_world_sizes_that_change(run, another, settings, drill):
     for world_size, look in [(4, 2), (2, 2)]:
-        ends = drill(run, settings(), world_size, stop=[0, look])
+        ends = drill(run, settings(micro_batch=1), world_size, stop=[0, look])
         assert {end["end"] for end in ends} == {"stopped"}
-    assert run.train(settings()) == "done"
+    assert run.train(settings(micro_batch=3)) == "done"
     another.train(settings())
     assert list(read_losses(run.events).values()) == pytest.approx(list(read_losses(another.events).values()), rel=1e-5)
 
 
-def test_a_kill_at_every_boundary_of_a_save(tmp_path, run, another, settings, drill):
-    plan = settings(steps=3, save_every=1, keep_last=1)
+def test_a_kill_at_every_boundary_of_a_save(new_run, run, another, settings, drill):
+    plan = settings(steps=2, save_every=1, keep_last=1)
     boundaries: list[str] = []
+    run.train(plan, stop_at=1)
+    shutil.copytree(run.root, another.root)
     another.train(plan, on_boundary=boundaries.append)
-    saves = [i for i, name in enumerate(boundaries) if name == "begun"]
-    assert len(saves) == 4
-    whole = read_manifest(another.checkpoints / "step-00000003")
-    for boundary in range(saves[2], saves[3]):
-        run.root = tmp_path / str(boundary)
-        run.checkpoints = run.root / "checkpoints"
-        assert drill(run, plan, kill=boundary) == [{"status": -9}]
-        published = boundaries[saves[2] : boundary + 1].count("renamed")
-        assert CheckpointStore(run.checkpoints).newest_good().name == f"step-0000000{1 + published}"
-        assert drill(run, plan)[0]["end"] == "done"
-        assert read_manifest(run.checkpoints / "step-00000003") == whole
-        assert sorted(path.name for path in run.checkpoints.iterdir()) == [".lock", "step-00000003"]
+    whole = read_manifest(another.checkpoints / "step-00000002")
+    assert boundaries[0] == "begun" and boundaries[-1] == "deleted" and len(boundaries) > 10
+    for number in range(len(boundaries)):
+        victim = new_run(str(number))
+        shutil.copytree(run.checkpoints, victim.checkpoints)
+        assert drill(victim, plan, kill=number) == [{"status": -9}]
+        published = "renamed" in boundaries[: number + 1]
+        assert CheckpointStore(victim.checkpoints).newest_good().name == f"step-0000000{1 + published}"
+        assert victim.train(plan) == "done"
+        assert read_manifest(victim.checkpoints / "step-00000002") == whole, boundaries[number]
+        assert sorted(path.name for path in victim.checkpoints.iterdir()) == [".lock", "step-00000002"]

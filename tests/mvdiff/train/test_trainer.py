@@ -1,0 +1,178 @@
+"""What a run tells, refuses and survives."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from mvdiff.errors import InputError
+from mvdiff.events import read_events
+from mvdiff.model.multiview import MultiViewModel
+from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, read_manifest
+from mvdiff.train.journal import read_losses
+from mvdiff.train.trainer import Diverged
+
+
+def kinds(run):
+    return [event["kind"] for event in read_events(run.events)]
+
+
+def test_a_run_from_start_to_end(run, settings):
+    plan = settings(steps=12, save_every=4, keep_last=2)
+    assert run.train(plan) == "done"
+
+    store = CheckpointStore(run.checkpoints)
+    assert store.steps() == [8, 12]
+    saved = [event for event in read_events(run.events) if event["kind"] == "checkpoint"]
+    assert [event["step"] for event in saved] == [0, 4, 8, 12]
+    assert all(event["seconds"] > 0 for event in saved)
+    assert saved[-1]["hash"] == checkpoint_hash(store.path(12))
+
+    assert len(read_losses(run.events)) == 12
+    assert kinds(run)[0] == "started" and kinds(run)[-1] == "done"
+    steps = [event for event in read_events(run.events) if event["kind"] == "step"]
+    assert all(event["samples_per_second"] > 0 and 0 <= event["data_wait"] <= 1 for event in steps)
+
+    lines = [line for line in run.lines if line.startswith("step ")]
+    assert lines[-1].startswith("step 12/12  epoch 4.80  loss 0.")
+    assert all(word in lines[0] for word in ("lr ", "samples/s", "data wait", "ETA"))
+
+
+def test_it_learns(run, another, settings):
+    run.train(settings(steps=12, learning_rate=3e-3))
+    another.train(settings(steps=12, learning_rate=1e-12))
+    learned, still = (list(read_losses(one.events).values()) for one in (run, another))
+    assert learned[0] == still[0]
+    assert sum(learned[6:]) < 0.9 * sum(still[6:])
+
+
+def test_what_is_published_is_the_average(run, settings):
+    run.train(settings(ema_decay=0.5))
+    checkpoint = run.checkpoints / "step-00000006"
+    unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet", use_safetensors=True)
+    averaged = dict(MultiViewModel.from_pretrained(checkpoint).named_parameters())
+    raw = load_file(checkpoint / "training" / "weights.safetensors")
+    assert torch.equal(unet.conv_in.weight, averaged["unet.conv_in.weight"])
+    assert not torch.equal(raw["unet.conv_in.weight"], averaged["unet.conv_in.weight"])
+    assert set(raw) == {name for name in averaged if not name.startswith("vae.")}
+    assert not [
+        path for path in checkpoint.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json")
+    ]
+
+
+def test_nothing_of_where_it_was_trained_is_published(run, settings):
+    run.train(settings(), stop_at=2)
+    run.train(settings())
+    checkpoint = run.checkpoints / "step-00000006"
+    for path in checkpoint.rglob("*.json"):
+        assert str(run.root) not in path.read_text(), path
+
+
+def test_a_finished_run_says_so(run, settings):
+    run.train(settings())
+    before = read_manifest(run.checkpoints / "step-00000006")
+    run.lines.clear()
+    assert run.train(settings()) == "done"
+    assert len(run.lines) == 1 and run.lines[0].startswith("already done")
+    assert read_manifest(run.checkpoints / "step-00000006") == before
+
+
+def test_a_stop_before_the_first_step_loses_nothing(run, settings):
+    assert run.train(settings(), stop_at=0) == "stopped"
+    assert CheckpointStore(run.checkpoints).steps() == [0]
+    assert run.train(settings(), stop_at=0) == "stopped"
+    assert run.train(settings(), stop_at=2) == "stopped"
+    assert CheckpointStore(run.checkpoints).steps() == [0, 2]
+    assert kinds(run).count("started") == 1
+    assert [e["step"] for e in read_events(run.events) if e["kind"] == "stopped"] == [0, 0, 2]
+
+
+def test_another_run_is_refused_with_its_differences(run, settings):
+    run.train(settings(), stop_at=1)
+    with pytest.raises(InputError, match=r"train.learning_rate is 0.001 there, 0.002 here.*fresh run folder") as caught:
+        run.train(settings(learning_rate=2e-3, seed=5, save_every=7))
+    assert "train.seed is 0 there, 5 here" in str(caught.value)
+    assert "save_every" not in str(caught.value) and "\n" not in str(caught.value)
+    assert run.train(settings(save_every=7, cache=0, micro_batch=4)) == "done"
+
+
+def test_other_data_are_refused(tmp_path, run, settings):
+    run.train(settings(), stop_at=1)
+    shutil.copytree(run.data, tmp_path / "fewer")
+    (tmp_path / "fewer" / "b.h5").unlink()
+    run.data = tmp_path / "fewer"
+    with pytest.raises(InputError, match=r"data.samples is 10 there, 7 here"):
+        run.train(settings())
+
+
+def test_every_rank_is_told_what_is_wrong(run, settings, drill):
+    run.train(settings(), stop_at=1)
+    answers = drill(run, settings(seed=5), 2)
+    assert answers[0] == answers[1] and "train.seed is 0 there, 5 here" in answers[0]["error"]
+
+
+@pytest.mark.parametrize(("key", "value", "match"), [("size", 64, "of 32 pixels, the model takes 64")])
+def test_data_that_do_not_fit_the_model_are_refused(run, settings, key, value, match):
+    from dataclasses import replace
+
+    run.model_settings = replace(run.model_settings, **{key: value})
+    with pytest.raises(InputError, match=match):
+        run.train(settings())
+    assert not run.checkpoints.exists()
+
+
+def test_numbers_that_blow_up_end_the_run_and_name_the_samples(run, settings):
+    plan = settings(learning_rate=1e30, warmup_steps=0, save_every=1)
+    with pytest.raises(Diverged, match=r"not finite at step \d+, samples sample-\d.*untouched") as caught:
+        run.train(plan)
+    told = [event for event in read_events(run.events) if event["kind"] == "diverged"]
+    assert len(told) == 1 and all(name in str(caught.value) for name in told[0]["sample_ids"])
+    newest = CheckpointStore(run.checkpoints).newest_good()
+    assert newest is not None and newest.name == f"step-{told[0]['step']:08d}"
+
+
+def test_every_rank_ends_when_one_rank_s_numbers_blow_up(run, settings, drill):
+    answers = drill(run, settings(learning_rate=1e30, warmup_steps=0), 2)
+    assert [answer["status"] for answer in answers] == [1, 1]
+    assert kinds(run).count("diverged") == 2
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_changes_no_bit(run, another, settings):
+    plan = settings(save_every=2, keep_last=9)
+    run.train(plan, stop_at=5)
+    (run.checkpoints / "step-00000005" / "training" / "position.json").write_text(json.dumps({"step": 500}))
+    assert run.train(plan) == "done"
+    assert any("falling back to step-00000004" in line for line in run.lines)
+    another.train(plan)
+    end = "step-00000006"
+    assert read_manifest(run.checkpoints / end) == read_manifest(another.checkpoints / end)
+    assert read_losses(run.events) == read_losses(another.events)
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(run, settings):
+    blocked = [False]
+
+    def fill(name: str) -> None:
+        if name == "weights written" and len(list(run.checkpoints.glob("step-*"))) == 1 and not blocked[0]:
+            blocked[0] = True
+            raise OSError(28, "No space left on device")
+
+    assert run.train(settings(save_every=2, keep_last=9), on_boundary=fill) == "done"
+    assert CheckpointStore(run.checkpoints).steps() == [0, 4, 6]
+    assert any("No space left" in line and "going on" in line for line in run.lines)
+    assert "save failed" in kinds(run)
+
+
+def test_a_disk_too_full_for_the_last_checkpoint_is_one_line(run, settings):
+    def fill(name: str) -> None:
+        if name == "weights written" and (run.checkpoints / "step-00000004").exists():
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"step 6 could not be saved .*No space left.*make room"):
+        run.train(settings(save_every=4), on_boundary=fill)
+    newest = CheckpointStore(run.checkpoints).newest_good()
+    assert newest is not None and newest.name == "step-00000004"
+    assert run.train(settings(save_every=4)) == "done"
