@@ -1,0 +1,116 @@
+"""What can be packed from a folder of pictures, and what cannot and why, found out before anything is written."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mvdiff.errors import InputError
+from mvdiff.facelift import find_samples, read_sample
+from mvdiff.progress import Progress
+from mvdiff.rig import Rig, angle_between
+from mvdiff.shard.schema import Sample
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sample that can be packed."""
+
+    folder: Path
+    sample_id: str
+    recording: str
+    checksum: int
+    """Of its row with alpha where it has some."""
+    checksum_without_alpha: int
+    with_alpha: bool
+    fov_error: float
+    """Largest difference of a view's field of view from the rig's, in degrees."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What can be packed from a source, and what cannot."""
+
+    good: list[Candidate]
+    """By sample id, all different."""
+    refused: list[tuple[str, str]]
+    """Sample folder and reason."""
+
+    @property
+    def with_alpha(self) -> bool:
+        """Whether every good sample has alpha; only then is it packed."""
+        return all(candidate.with_alpha for candidate in self.good)
+
+
+def survey(source: Path, *, size: int, rig: Rig, recording_pattern: re.Pattern[str] | None, strict: bool) -> Survey:
+    """Read every sample of ``source`` with ``facelift.read_sample``.
+
+    Raises ``InputError`` where no sample is good, and, if ``strict``, for the first one that is refused.
+    """
+    folders = find_samples(source)
+
+    def read(folder: Path) -> Candidate | InputError:
+        try:
+            return _candidate(folder, read_sample(folder, size=size, rig=rig, recording_pattern=recording_pattern), rig)
+        except InputError as error:
+            return error
+        except OSError as error:
+            return InputError(f"{error.filename or folder} cannot be read", f"{error.strerror}")
+
+    good: dict[str, Candidate] = {}
+    refused: list[tuple[str, InputError]] = []
+    with Progress(f"check {source}", len(folders)) as progress:
+        for folder, found in zip(folders, concurrently(read, folders), strict=True):
+            if isinstance(found, Candidate) and found.sample_id in good:
+                other = good[found.sample_id].folder
+                found = InputError(f"{folder} and {other} have the same id {found.sample_id}", "give each its own")
+            if isinstance(found, InputError):
+                refused.append((str(folder), found))
+            else:
+                good[found.sample_id] = found
+            progress.advance()
+    if refused and (strict or not good):
+        error = refused[0][1]
+        more = f" ({len(refused) - 1} more samples are bad)" if len(refused) > 1 else ""
+        hint = "; or leave bad samples out with strict=false" if good else ""
+        raise InputError(error.what, f"{error.mend}{hint}{more}")
+    return Survey([good[sample_id] for sample_id in sorted(good)], [(name, str(error)) for name, error in refused])
+
+
+def _candidate(folder: Path, sample: Sample, rig: Rig) -> Candidate:
+    fov = np.rad2deg(2 * np.arctan(sample.size / (2 * sample.intrinsics[:, (0, 1), (0, 1)])))
+    return Candidate(
+        folder,
+        sample.sample_id,
+        sample.recording,
+        sample.checksum(),
+        replace(sample, alpha=None).checksum(),
+        sample.alpha is not None,
+        float(angle_between(fov, rig.fov).max()),
+    )
+
+
+def concurrently(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """``work`` of each item, in order, by a thread a core (decoding pictures lets go of Python's lock)."""
+    workers = len(os.sched_getaffinity(0))
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
