@@ -156,11 +156,12 @@ def _published(path: Path, batch: Batch, colony: Colony) -> bool:
     """Whether the shard is there; an ``InputError`` if it holds something else than planned."""
     if not path.exists():
         return False
-    reader = ShardReader(path)
+    with ShardReader(path) as reader:
+        attributes, stored = reader.attributes, reader.ids()
     expected = {**colony.attributes(), "size": colony.size, "rig": colony.rig, "codec": colony.codec}
     ids = [sample_name(colony.seed, index) for index in batch.indices]
-    differs = [name for name, value in expected.items() if reader.attributes.get(name) != value]
-    if reader.ids() != ids and not differs:
+    differs = [name for name, value in expected.items() if attributes.get(name) != value]
+    if stored != ids and not differs:
         differs = ["samples"]
     if differs:
         raise InputError(
