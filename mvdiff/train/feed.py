@@ -1,5 +1,6 @@
 """The feed of training: reads, decodes and draws ahead of the step."""
 
+import copy
 import threading
 import time
 from collections import deque
@@ -48,7 +49,9 @@ class Feed:
     ) -> None:
         self.waited = 0.0
         """Seconds that ``take`` has spent waiting for samples."""
-        self._dataset, self._order, self._chance, self._settings = dataset, order, chance, settings
+        self._order, self._chance, self._settings = order, chance, settings
+        self._opened = dataset
+        self._own = threading.local()
         self._share = settings.share(world_size)
         self._first = rank * self._share
         self._quarantine = quarantine
@@ -97,13 +100,18 @@ class Feed:
             f"not one of the {len(self._order.ids)} training samples can be read", "run mvdiff verify on the shards"
         )
 
+    def _dataset(self) -> ShardDataset:
+        """This thread's own: open files are not shared between threads, so that they decode side by side."""
+        if not hasattr(self._own, "dataset"):
+            self._own.dataset = copy.copy(self._opened)
+        return self._own.dataset
+
     def _read(self, row: int) -> Sample | None:
         sample = self._cache.get(row)
         if sample is not None or row in self._quarantined:
             return sample
         try:
-            with self._lock:
-                sample = self._dataset[row]
+            sample = self._dataset()[row]
         except CorruptRow as error:
             with self._lock:
                 known = row in self._quarantined

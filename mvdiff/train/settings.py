@@ -37,6 +37,8 @@ class TrainSettings:
     """What follows the warm-up: ``constant``, or ``cosine`` down to zero at the last step."""
     warmup_steps: int
     """Steps over which the learning rate rises linearly."""
+    beta2: float
+    """AdamW's decay of the second moments; a short run wants it further from 1."""
     weight_decay: float
     """AdamW's decoupled weight decay."""
     max_grad_norm: float
@@ -87,7 +89,7 @@ class TrainSettings:
         for name in ("seed", "warmup_steps", "weight_decay", "log_every", "cache"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a number of at least 0")
-        for name in ("ema_decay", "condition_drop"):
+        for name in ("beta2", "ema_decay", "condition_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a number from 0 up to, but below, 1")
 

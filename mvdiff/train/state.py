@@ -35,7 +35,11 @@ class TrainingState:
         self._settings = settings
         self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self.trained.values(),
+            lr=settings.learning_rate,
+            betas=(0.9, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
 
     def advance(self) -> None:
