@@ -15,6 +15,7 @@ from PIL import Image
 
 from mvdiff.durable import sync_file, sync_folder, write_json
 from mvdiff.errors import InputError
+from mvdiff.facelift import write_sample
 from mvdiff.generate.results import ResultStore
 from mvdiff.progress import tracked
 from mvdiff.shard import CorruptRow, Sample
@@ -96,13 +97,7 @@ def _write_png(folder: Path, sample: Sample) -> None:
     Image.fromarray(sheet(sample.views)).save(folder / "sheet.png")
 
 
-def _write_facelift(folder: Path, sample: Sample) -> None:
-    from mvdiff.facelift import write_sample
-
-    write_sample(folder, sample)
-
-
-FORMS: dict[str, Callable[[Path, Sample], None]] = {"npy": _write_npy, "png": _write_png, "facelift": _write_facelift}
+FORMS: dict[str, Callable[[Path, Sample], None]] = {"npy": _write_npy, "png": _write_png, "facelift": write_sample}
 
 
 def _write_whole(path: Path, sample: Sample, write: Callable[[Path, Sample], None]) -> None:
