@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -150,13 +151,19 @@ class Testbed:
         if not running:
             return Status("down", str(self.folder), [], [], {}, plan.accounting, "")
         dead = [role for role in daemons.roles if role not in running]
-        jobs = daemons.client.run("squeue", "--noheader", "--array", "--states=all", "--format=%T")
+        nodes: list[NodeStatus] = []
+        jobs: Counter[str] = Counter()
+        # Commands wait for most of a minute for a controller that is not there.
+        if "slurmctld" in running:
+            nodes = Nodes(daemons).states()
+            answer = daemons.client.run("squeue", "--noheader", "--array", "--states=all", "--format=%T")
+            jobs.update(answer.stdout.split())
         return Status(
             state="broken" if dead else "up",
             folder=str(self.folder),
             dead=dead,
-            nodes=Nodes(daemons).states(),
-            jobs=dict(Counter(jobs.stdout.split())) if jobs.returncode == 0 else {},
+            nodes=nodes,
+            jobs=dict(jobs),
             accounting=plan.accounting,
             version=daemons.packages.version(),
         )
@@ -196,12 +203,15 @@ class Testbed:
         """Let node ``name`` finish its jobs and take no more."""
         self.nodes.drain(name)
 
-    def crash_controller(self) -> None:
-        """Kill -9 slurmctld: commands find no controller, jobs run on."""
+    def stop_controller(self) -> None:
+        """Stop slurmctld as for maintenance: it saves its state; commands find no controller, jobs run on."""
         daemons = self._daemons(self._plan())
-        kill_until_gone(lambda: [found for role, found in daemons.running().items() if role == "slurmctld"], seconds=10)
+        if controller := daemons.running().get("slurmctld"):
+            controller.signal(signal.SIGTERM)
+            if not controller.gone(seconds=30):
+                raise RequestError(f"slurmctld (pid {controller.pid}) does not stop", "look into it by hand")
 
-    def recover_controller(self) -> None:
+    def start_controller(self) -> None:
         """Start slurmctld again from the state it saved."""
         daemons = self._daemons(self._plan())
         if "slurmctld" not in daemons.running():

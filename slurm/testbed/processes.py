@@ -31,6 +31,15 @@ class Process:
         now = _read(self.pid)
         return now is not None and now.started == self.started
 
+    def gone(self, seconds: float) -> bool:
+        """Wait until this process has ended; False when it has not after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self.alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
     def signal(self, number: int) -> None:
         """Send signal ``number``, unless the process is gone."""
         try:
