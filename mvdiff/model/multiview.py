@@ -1,6 +1,7 @@
 """The multi-view model: a stock diffusers UNet over six view latents, joined by attention, told its cameras."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,18 @@ from mvdiff.model.context import ContextEncoder
 from mvdiff.model.latents import PatchLatents
 from mvdiff.model.settings import ModelSettings
 from mvdiff.rig import VIEWS
+
+
+@dataclass
+class Condition:
+    """What the views of a pass see of the condition picture."""
+
+    latents: Tensor
+    """float [B, C, h, w], blank where the condition is dropped."""
+    context: Tensor
+    """float [B, tokens, width], for cross-attention."""
+    seen: dict[str, Tensor]
+    """What the reference pass left for each self-attention layer: float [B, h w, width]."""
 
 
 class MultiViewModel(nn.Module):
@@ -75,7 +88,8 @@ class MultiViewModel(nn.Module):
             )
             unet = UNet2DConditionModel(
                 sample_size=settings.grid,
-                in_channels=settings.latent_channels + position.channels(settings.position_frequencies),
+                in_channels=settings.latent_channels * (1 + settings.condition_channels)
+                + position.channels(settings.position_frequencies),
                 out_channels=settings.latent_channels,
                 block_out_channels=settings.widths,
                 down_block_types=["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention],
@@ -133,73 +147,60 @@ class MultiViewModel(nn.Module):
         noisy = signal * clean + spread * noise
         target = signal * noise - spread * clean
         reference = self.vae.encode(batch.reference)
-        seen = self.see(reference, batch.timestep, batch.noise[:, VIEWS:], batch.dropped)
-        context = self.condition(reference, batch.dropped)
-        predicted = self.predict_v(noisy, batch.timestep, batch.azimuth, batch.elevation, context, seen)
+        condition = self.condition(reference, batch.timestep, batch.noise[:, VIEWS:], batch.dropped)
+        predicted = self.predict_v(noisy, batch.timestep, batch.azimuth, batch.elevation, condition)
         error = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3, 4))
         if self.settings.snr_gamma == 0:
             return error
         snr = (signal / spread).square().flatten()
         return error * snr.clamp_max(self.settings.snr_gamma) / (snr + 1)
 
-    def condition(self, reference: Tensor, dropped: Tensor) -> Tensor:
-        """Cross-attention context float [B, tokens, width] of reference latents float [B, C, h, w].
-
-        Where ``dropped`` (bool [B]) is set, the context is the unconditional one: the empty prompt and a blank picture.
-        """
-        return self.context(_blank_where(dropped, reference), dropped)
-
-    def see(self, reference: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> dict[str, Tensor]:
-        """The reference pass: what each self-attention layer keeps of reference latents float [B, C, h, w].
+    def condition(self, reference: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Condition:
+        """What the views see of reference latents float [B, C, h, w]: their context and the reference pass.
 
         ``noise`` float [B, 1, C, h, w] is used where settings say that the reference is noised at ``timestep`` int64
         [B]; a clean reference is seen at timestep 0, whatever the views' timestep. Where ``dropped`` (bool [B]) is set,
-        a blank picture is seen.
+        the condition is the unconditional one: a blank picture and the empty prompt.
         """
-        latents = _blank_where(dropped, reference)
+        latents = torch.where(dropped[:, None, None, None], torch.zeros_like(reference), reference)
+        context = self.context(latents, dropped)
         if self.settings.reference == "noised":
             signal, spread = (level[timestep].view(-1, 1, 1, 1) for level in (self.signal, self.spread))
-            latents = signal * latents + spread * noise[:, 0]
+            shown = signal * latents + spread * noise[:, 0]
         else:
-            timestep = torch.zeros_like(timestep)
+            shown, timestep = latents, torch.zeros_like(timestep)
         joint = Joint(views=1, keep=True)
-        zero = torch.zeros(len(latents), device=latents.device)
+        here = torch.zeros(len(latents), device=latents.device)
         self.unet(
-            self._placed(latents),
+            self._placed(shown, latents),
             timestep,
-            encoder_hidden_states=self.condition(reference, dropped),
-            class_labels=self.camera(zero, zero),
+            encoder_hidden_states=context,
+            class_labels=self.camera(here, here),
             cross_attention_kwargs={"joint": joint},
         )
-        return joint.reference
+        return Condition(latents, context, joint.reference)
 
     def predict_v(
-        self,
-        noisy: Tensor,
-        timestep: Tensor,
-        azimuth: Tensor,
-        elevation: Tensor,
-        context: Tensor,
-        reference: dict[str, Tensor],
+        self, noisy: Tensor, timestep: Tensor, azimuth: Tensor, elevation: Tensor, condition: Condition
     ) -> Tensor:
         """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.
 
-        ``timestep`` int64 [B], ``azimuth`` and ``elevation`` float [B, 6] in degrees relative to the reference,
-        ``context`` from ``condition``, ``reference`` from ``see``.
+        ``timestep`` int64 [B], ``azimuth`` and ``elevation`` float [B, 6] in degrees relative to the reference.
         """
         views = noisy.shape[1]
         predicted = self.unet(
-            self._placed(noisy.flatten(0, 1)),  # [B 6, C + P, h, w]
+            self._placed(noisy.flatten(0, 1), condition.latents.repeat_interleave(views, 0)),
             timestep.repeat_interleave(views),
-            encoder_hidden_states=context.repeat_interleave(views, 0),
+            encoder_hidden_states=condition.context.repeat_interleave(views, 0),
             class_labels=self.camera(azimuth, elevation).flatten(0, 1),
-            cross_attention_kwargs={"joint": Joint(views=views, reference=reference)},
-        ).sample
+            cross_attention_kwargs={"joint": Joint(views=views, reference=condition.seen)},
+        ).sample  # [B 6, C, h, w]
         return predicted.unflatten(0, (-1, views))
 
-    def _placed(self, latents: Tensor) -> Tensor:
-        """float [N, C + P, h, w]: ``latents`` float [N, C, h, w] and the position channels."""
-        return torch.cat([latents, self.position.expand(len(latents), -1, -1, -1)], 1)
+    def _placed(self, latents: Tensor, condition: Tensor) -> Tensor:
+        """float [N, I, h, w], the UNet's input: latents, the condition's where settings say so, position channels."""
+        parts = [latents, condition] if self.settings.condition_channels else [latents]
+        return torch.cat([*parts, self.position.expand(len(latents), -1, -1, -1)], 1)
 
     def save_pretrained(self, path: Path) -> None:
         """Write diffusers' folder layout into ``path``: safetensors and JSON only."""
@@ -220,8 +221,3 @@ def _middle(settings: ModelSettings) -> str | None:
     if not settings.middle:
         return None
     return "UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D"
-
-
-def _blank_where(dropped: Tensor, reference: Tensor) -> Tensor:
-    """Reference latents [B, C, h, w] with those of a blank picture where ``dropped`` [B] is set."""
-    return torch.where(dropped[:, None, None, None], torch.zeros_like(reference), reference)

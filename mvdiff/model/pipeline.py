@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvdiff.errors import InputError
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.multiview import Condition, MultiViewModel
 from mvdiff.rig import VIEWS
 
 
@@ -79,19 +79,15 @@ class MultiViewPipeline:
         branches = [torch.zeros(samples, dtype=torch.bool, device=self.device)]
         if guidance != 1:
             branches.append(~branches[0])
-        contexts = [model.condition(reference, dropped) for dropped in branches]
         scheduler = DDIMScheduler.from_config(model.scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)
         latents = noise[:, :VIEWS] * scheduler.init_noise_sigma
-        seen: list[dict[str, Tensor]] = []
+        conditions: list[Condition] = []
         for step in scheduler.timesteps:
             timestep = step.expand(samples)
-            if not seen or model.settings.reference == "noised":
-                seen = [model.see(reference, timestep, noise[:, VIEWS:], dropped) for dropped in branches]
-            predicted = [
-                model.predict_v(latents, timestep, azimuth, elevation, context, kept)
-                for context, kept in zip(contexts, seen, strict=True)
-            ]
+            if not conditions or model.settings.reference == "noised":
+                conditions = [model.condition(reference, timestep, noise[:, VIEWS:], dropped) for dropped in branches]
+            predicted = [model.predict_v(latents, timestep, azimuth, elevation, condition) for condition in conditions]
             v = predicted[0] if guidance == 1 else predicted[1] + guidance * (predicted[0] - predicted[1])
             latents = scheduler.step(v, step, latents, eta=0.0).prev_sample
             progress(1)
