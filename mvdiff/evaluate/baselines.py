@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from mvdiff.errors import InputError
 from mvdiff.progress import tracked
 from mvdiff.rig import VIEWS
-from mvdiff.shard.dataset import ShardDataset
-from mvdiff.shard.schema import CorruptRow
+from mvdiff.shard import CorruptRow, ShardDataset
 
 _SEARCH_SIZE = 64
 

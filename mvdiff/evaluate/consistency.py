@@ -25,14 +25,13 @@ def view_consistency(
     azimuth: ArrayLike,
     elevation: ArrayLike,
     fov: float,
-    distance: float | None = None,
     alpha: NDArray[np.uint8] | None = None,
 ) -> dict[str, float]:
     """Consistency of ``views`` uint8 [6, H, H, 3] on white, seen from ``azimuth`` [6], ``elevation`` [6] (degrees).
 
-    The cameras look at the origin with a field of view of ``fov`` degrees from ``distance``, by default the one at
-    which the frame is one unit wide at the origin, 0.5 / tan(fov / 2). ``alpha`` uint8 [6, H, H] gives the masks where
-    it is known; otherwise they come from the distance from white (``mvdiff.evaluate.foreground``).
+    The cameras look at the origin with a field of view of ``fov`` degrees, all from the same distance (which one is
+    only a matter of the world's unit). ``alpha`` uint8 [6, H, H] gives the masks where it is known; otherwise they
+    come from the distance from white (``mvdiff.evaluate.foreground``).
 
     Returns what ``consistency`` returns. Raises ``ValueError`` for wrong shapes.
     """
@@ -42,9 +41,7 @@ def view_consistency(
         raise ValueError(f"alpha is {list(alpha.shape)} beside views of {list(views.shape)}")
     size = views.shape[1]
     half = np.tan(np.deg2rad(fov) / 2)
-    w2c = look_at_origin(
-        np.broadcast_to(azimuth, VIEWS), np.broadcast_to(elevation, VIEWS), 0.5 / half if distance is None else distance
-    )
+    w2c = look_at_origin(np.broadcast_to(azimuth, VIEWS), np.broadcast_to(elevation, VIEWS), 0.5 / half)
     focal = 0.5 * size / half
     intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
     masks = foreground(views) if alpha is None else alpha > 127

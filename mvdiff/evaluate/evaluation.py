@@ -24,8 +24,7 @@ from mvdiff.generate.results import ResultStore
 from mvdiff.generate.status import status
 from mvdiff.progress import tracked
 from mvdiff.rig import VIEWS, angle_between
-from mvdiff.shard.dataset import ShardDataset
-from mvdiff.shard.schema import CorruptRow, Sample
+from mvdiff.shard import CorruptRow, Sample, ShardDataset
 
 _ANGLE_TOLERANCE = 1.0
 
@@ -58,7 +57,7 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
                 f"{data.rig}",
                 "pack both alike",
             )
-        leaked = baselines.shared(data.index.recordings, train_data.index.recordings)
+        leaked = baselines.shared(data.recordings, train_data.recordings)
         training = TrainingSplit(train_data, reference, settings.train_samples)
 
     unreadable = dict(training.unreadable) if training else {}
