@@ -5,9 +5,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SKY, _GROUND = np.array([0.92, 0.93, 0.95]), np.array([0.54, 0.52, 0.51])
-_KEY = np.array([0.27, 0.265, 0.255])
+_SKY, _GROUND = np.array([0.85, 0.86, 0.88]), np.array([0.54, 0.525, 0.52])
+_KEY = np.array([0.24, 0.235, 0.225])
 _KEY_DIRECTION = np.array([0.42, 0.30, 0.857])
+_BRIGHTEST = 0.94
+"""Of a lit surface: a white mouse has to stand out from the white it is drawn on."""
 
 
 def lit(colours: Floats, normals: Floats, occlusion: Floats) -> Floats:
@@ -20,4 +22,4 @@ def lit(colours: Floats, normals: Floats, occlusion: Floats) -> Floats:
     towards = sum(normals[:, i] * _KEY_DIRECTION[i] for i in range(3))
     lamp = np.maximum((towards + 0.35) / 1.35, 0.0)[:, None] ** 1.5
     light = _GROUND + (_SKY - _GROUND) * sky + _KEY * lamp
-    return np.clip(colours * light * (1 - occlusion[:, None]), 0.0, 1.0)
+    return np.clip(colours * light * (1 - occlusion[:, None]), 0.0, _BRIGHTEST)

@@ -35,7 +35,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def hull_overlap(sample: Sample, steps: int = 160, stride: int = 8) -> np.ndarray:
+def hull_overlap(sample: Sample, steps: int = 240, stride: int = 12) -> np.ndarray:
     """IoU [6] of each mask with the silhouette of the visual hull of all six.
 
     The hull's silhouette lies inside the mask: what counts is the share of its pixels (every ``stride``-th is tried)
@@ -116,16 +116,16 @@ def test_all_six_views_differ(index: int):
             assert np.abs(views[a] - views[b]).mean() > 0.5
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000))
 def test_the_six_silhouettes_are_those_of_one_solid(index: int):
-    sample = mouse(index, "any", 240)
+    sample = mouse(index, "any", 320)
     assert hull_overlap(sample).min() >= 0.98
     swapped = dataclasses.replace(sample, alpha=sample.alpha[[1, 0, 2, 3, 4, 5]])
     assert hull_overlap(swapped).min() < 0.9
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_alpha_is_coverage_over_white(index: int):
     sample = mouse(index, "any")
@@ -133,7 +133,8 @@ def test_alpha_is_coverage_over_white(index: int):
     assert (views[alpha == 0] == 255).all()
     # what is seen of the mouse is never brighter than white: white's share is 1 - alpha
     assert (views.min(-1) >= 255 - alpha - 1).all()
-    assert (views[alpha == 255].min(-1) < 250).mean() > 0.99
+    # and where nothing of it shows through, even a white mouse stands out
+    assert (views[alpha == 255].min(-1) <= 240).all()
     edge = (alpha > 0) & (alpha < 255)
     assert 0.01 < edge.sum() / (alpha > 0).sum() < 0.5
     # coverage adds up: the soft and the hard silhouette are of one size
@@ -164,7 +165,7 @@ def light_coats(count: int, heading: str) -> list[Sample]:
     for index in range(0, 400, FRAMES):
         small = mouse(index, "90", 64)
         coat = small.views[0][small.alpha[0] == 255]
-        if coat.mean() > 165 and np.ptp(np.median(coat, 0)) < 60:
+        if coat.mean() > 150 and np.ptp(np.median(coat, 0)) < 60:
             found.append(mouse(index, heading, 240))
         if len(found) == count:
             return found
