@@ -179,9 +179,9 @@ class CheckpointStore:
         ``SaveFailed`` when the disk is full or the like, having removed only what it wrote itself.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
         temporary = self.folder / f".step-{step:08d}.part"
         target = self.path(step)
+        self._sweep()
         try:
             temporary.mkdir()
             self.boundary("begun")
@@ -240,13 +240,13 @@ class CheckpointStore:
         doomed = self.folder / f".{checkpoint.name}.part"
         checkpoint.rename(doomed)
         self.boundary("doomed")
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
         self.boundary("deleted")
 
     def _sweep(self) -> None:
         """Remove what a killed save or deletion left behind."""
         for left in self.folder.glob(".step-*.part"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _xxh3(path: Path) -> str:

@@ -135,7 +135,9 @@ def assemble(fed: list[Fed]) -> TrainingBatch:
     around = [(np.arange(VIEWS) + one.draw.reference) % VIEWS for one in fed]
     azimuth = np.stack([one.sample.azimuth[views] for one, views in zip(fed, around, strict=True)])  # [B, 6]
     elevation = np.stack([one.sample.elevation[views] for one, views in zip(fed, around, strict=True)])
-    views = np.stack([one.sample.views[views] for one, views in zip(fed, around, strict=True)])  # [B, 6, H, W, 3]
+    views = np.empty((len(fed), *fed[0].sample.views.shape), np.uint8)  # [B, 6, H, W, 3]
+    for row, one, order in zip(views, fed, around, strict=True):
+        np.take(one.sample.views, order, axis=0, out=row)
     return TrainingBatch(
         sample_ids=[one.sample.sample_id for one in fed],
         views=torch.from_numpy(views),

@@ -52,7 +52,7 @@ class Order:
         if rows is None:
             keys = [xxh3_64_intdigest(f"order|{self.seed}|{epoch}|{sample_id}".encode()) for sample_id in self.ids]
             rows = sorted(range(len(self.ids)), key=lambda row: (keys[row], self.ids[row]))
-            for old in [known for known in self._shuffled if known < epoch - 1]:
-                del self._shuffled[old]
+            for old in [known for known in list(self._shuffled) if known < epoch - 1]:
+                self._shuffled.pop(old, None)
             self._shuffled[epoch] = rows
         return rows

@@ -1,5 +1,6 @@
 """The training loop. Read ``train`` and ``Trainer.run`` first: the rest is what they call."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
@@ -28,6 +29,9 @@ from mvdiff.train.state import TrainingState
 from mvdiff.train.world import Group, World, joined
 
 End = Literal["done", "stopped"]
+
+
+_MAKE_ROOM = "make room, then start the run again: it goes on from its last good checkpoint"
 
 
 class Diverged(Exception):
@@ -60,9 +64,14 @@ def train(
     _refuse_misfit(model_settings, dataset, data)
     torch.set_num_threads(settings.threads)
     store = CheckpointStore(checkpoints, log, on_boundary)
-    with joined(world, settings.mixed_precision) as group, ExitStack() as until_the_end:
-        group.decide(lambda: until_the_end.enter_context(store.held()))
-        return Trainer(settings, model_settings, dataset, store, events, log, group).run(should_stop)
+    try:
+        with joined(world, settings.mixed_precision) as group, ExitStack() as until_the_end:
+            group.decide(lambda: until_the_end.enter_context(store.held()))
+            return Trainer(settings, model_settings, dataset, store, events, log, group).run(should_stop)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"the disk of the run is full ({error})", _MAKE_ROOM) from error
 
 
 class Trainer:
@@ -138,7 +147,7 @@ class Trainer:
             self.state = TrainingState(model, settings, torch.device("cpu"))
             self.events.write("started", world_size=self.group.world_size, **self.record["data"])
             if problem := self._try_to_save():
-                raise InputError(problem, "make room, then start the run again")
+                raise InputError(problem, _MAKE_ROOM)
             return 0
         record.refuse_another(newest, self.record)
         step = step_of(newest)
@@ -156,7 +165,7 @@ class Trainer:
         if problem is None:
             self.saved = self.state.step
         elif must:
-            raise InputError(problem, "make room, then start the run again: it goes on from its last good checkpoint")
+            raise InputError(problem, _MAKE_ROOM)
         else:
             self.log(f"{problem}; going on, the next try is after {self.settings.save_every} steps")
 

@@ -117,7 +117,7 @@ def joined(world: World, mixed_precision: str) -> Iterator[Group]:
                 init_method=f"tcp://{world.address}:{world.port}",
                 rank=world.rank,
                 world_size=world.world_size,
-                timeout=timedelta(minutes=10),
+                timeout=timedelta(minutes=30),
             )
         # Without find_unused_parameters DDP regroups its buckets after the first step of every start. Where a gradient
         # lies in a bucket decides the order in which ranks are summed, so a resumed run would round differently.

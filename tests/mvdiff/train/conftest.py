@@ -113,6 +113,18 @@ def another(new_run: Callable[[str], Run]) -> Run:
     return new_run("another")
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)], capture_output=True)
+    if done.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
 class Drill:
     """Runs of several processes, or ones that die: see ``drill.py``."""
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from mvdiff.shard import ShardDataset, ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, read_manifest
 from mvdiff.train.journal import read_losses
 
@@ -30,6 +31,30 @@ def test_several_processes(run, another, settings, drill, world_size):
     drill(another, settings(), world_size)
     assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
     assert read_losses(run.events) == read_losses(another.events)
+
+
+def test_the_death_of_one_rank_ends_all_and_costs_one_interval(run, another, settings, drill):
+    plan = settings(save_every=2)
+    answers = drill(run, plan, 2, die=[1, 5])
+    assert answers[1] == {"status": -9} and answers[0]["status"] > 0
+    assert CheckpointStore(run.checkpoints).newest_good() == run.checkpoints / "step-00000004"
+    drill(run, plan, 2)
+    drill(another, plan, 2)
+    assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
+    assert read_losses(run.events) == read_losses(another.events)
+
+
+def test_the_same_samples_in_other_shards(tmp_path, run, another, settings):
+    run.train(settings(), stop_at=3)
+    another.train(settings())
+    run.data = tmp_path / "repacked"
+    samples = ShardDataset(another.data)
+    with ShardWriter(run.data / "all.h5", size=samples.size, rig=samples.rig, codec="lz4", with_alpha=False) as writer:
+        for row in reversed(range(len(samples))):
+            writer.append(samples[row])
+        writer.publish()
+    assert run.train(settings()) == "done"
+    assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
 
 
 def test_world_sizes_that_change(run, another, settings, drill):
