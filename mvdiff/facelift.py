@@ -111,7 +111,9 @@ def read_sample(
     ((width, height),) = sizes
 
     w2c = np.stack([frame.w2c for frame in frames])
-    azimuth, elevation, _ = angles(w2c)
+    # Rounded to what float32 matrices can tell, so that no azimuth of 0 comes out as 359.99998.
+    azimuth, elevation = (np.round(angle, 4) + 0.0 for angle in angles(w2c)[:2])
+    azimuth %= 360
     if rig is not None and (difference := rig.differs(azimuth, elevation)):
         raise InputError(
             f"{path} has other cameras than the rig {rig.name!r}: {difference}",
@@ -129,7 +131,7 @@ def read_sample(
         w2c.astype(np.float32),
         intrinsics.astype(np.float32),
         azimuth.astype(np.float32),
-        elevation.astype(np.float32) + 0,  # turns -0 into 0
+        elevation.astype(np.float32),
     )
 
 
@@ -145,10 +147,8 @@ class _Frame:
     file_path: str | None
 
     @classmethod
-    def parse(cls, entry: Any, where: str) -> "_Frame":
+    def parse(cls, entry: dict[str, Any], where: str) -> "_Frame":
         """Check everything that can be checked without the picture; ``InputError`` otherwise."""
-        if not isinstance(entry, dict):
-            raise InputError(f"{where} is no JSON object", "write its keys in braces")
         if "w2c" not in entry:
             raise InputError(f"{where} lacks w2c", "add the 4x4 world-to-camera matrix, row-major, OpenCV axes")
         numbers = {key: _number(entry, key, where) for key in ("fx", "fy", "cx", "cy", "w", "h")}
@@ -229,10 +229,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _ordered(content: dict[str, Any], path: Path) -> list[Any]:
+def _ordered(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     """The frames by ``view_id`` where they have one, as they stand otherwise."""
     frames = content["frames"]
-    numbers = [frame["view_id"] for frame in frames if isinstance(frame, dict) and frame.get("view_id") is not None]
+    for k, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise InputError(f"{path} frame {k} is no JSON object", "write its keys in braces")
+    numbers = [frame["view_id"] for frame in frames if frame.get("view_id") is not None]
     if not numbers:
         return frames
     if len(set(map(str, numbers))) < len(frames) or not all(isinstance(number, int) for number in numbers):

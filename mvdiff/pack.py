@@ -125,8 +125,8 @@ def pack(
     """Pack ``source`` into ``out``; None when ``should_stop``, asked before every sample, said so.
 
     A second call does nothing; a call after a stop, a kill or a full disk goes on. Raises ``InputError`` as
-    ``survey_for`` does (nothing is written then), where ``out`` holds anything but what these settings make of this source, and when
-    the disk is full.
+    ``survey_for`` does (nothing is written then), where ``out`` holds anything but what these settings make of this
+    source, and when the disk is full.
     """
     try:
         if is_packed(source, out, settings):
