@@ -55,12 +55,14 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
             count += len(rows)
         if count == 0:
             raise InputError("every training view is blank", "check that the views show a mouse on white")
-        variance, vectors = torch.linalg.eigh(moment / count)
-        basis = vectors.flip(1)[:, :channels].T.contiguous()  # [C, 3 patch patch]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vectors, variance, _ = torch.svd_lowrank(moment / count, q=min(width, 2 * channels), niter=12)
+        basis = vectors[:, :channels].T.contiguous()  # [C, 3 patch patch]
         # An eigenvector's sign is arbitrary: fix it, so that two machines fit the same latents.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
         basis = basis * largest.sign()
-        kept = variance.flip(0)[:channels].clamp_min(1e-8).sqrt()
+        kept = variance[:channels].clamp_min(1e-8).sqrt()
         target = kept ** (1 - whitening)
         target = target * deviation / target.square().mean().sqrt()
         latents = cls(patch=patch, channels=channels)

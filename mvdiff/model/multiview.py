@@ -139,7 +139,7 @@ class MultiViewModel(nn.Module):
         return self.settings.latent_channels, size // self.settings.patch, size // self.settings.patch
 
     def forward(self, batch: TrainingBatch) -> Tensor:
-        """Loss float [B] of each sample: the weighted mean square error of v over its six views."""
+        """Loss float [B] of each sample: the mean square error of v over its six views."""
         samples = len(batch.sample_ids)
         clean = self.vae.encode(batch.views.flatten(0, 1)).unflatten(0, (samples, VIEWS))  # [B, 6, C, h, w]
         noise = batch.noise[:, :VIEWS]
@@ -149,11 +149,7 @@ class MultiViewModel(nn.Module):
         reference = self.vae.encode(batch.reference)
         condition = self.condition(reference, batch.timestep, batch.noise[:, VIEWS:], batch.dropped)
         predicted = self.predict_v(noisy, batch.timestep, batch.azimuth, batch.elevation, condition)
-        error = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3, 4))
-        if self.settings.snr_gamma == 0:
-            return error
-        snr = (signal / spread).square().flatten()
-        return error * snr.clamp_max(self.settings.snr_gamma) / (snr + 1)
+        return functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3, 4))
 
     def condition(self, reference: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Condition:
         """What the views see of reference latents float [B, C, h, w]: their context and the reference pass.

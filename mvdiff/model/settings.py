@@ -62,8 +62,6 @@ class ModelSettings:
     """``linear`` or ``scaled_linear``, as diffusers names them."""
     zero_terminal_snr: bool
     """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023, section 3.1)."""
-    snr_gamma: float
-    """Loss weight min(SNR, gamma) / (SNR + 1) (Hang et al. 2023, section 3.4, for v-prediction); 0 for none."""
     steps: int
     """Sampling steps when none are asked for."""
     guidance: float
