@@ -152,7 +152,7 @@ def write(plan: Plan, packages: Packages) -> None:
     Raises:
         RequestError: when the machine lets even root make no device files.
     """
-    for name in ("etc", "log", "state", "spool", "dev"):
+    for name in ("bin", "etc", "log", "state", "spool", "dev"):
         (plan.path / name).mkdir(mode=0o700)
     for node in plan.node_names:
         (plan.path / "spool" / node).mkdir(mode=0o700)

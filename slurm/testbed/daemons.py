@@ -33,11 +33,14 @@ class Daemons:
 
     def running(self) -> dict[str, Process]:
         """The daemons that run now, by role."""
-        return {
-            process.environment[ROLE]: process
+        marked = [
+            process
             for process in processes()
             if process.environment.get(MARK) == self.plan.folder and ROLE in process.environment
-        }
+        ]
+        # What a daemon forks, such as slurmctld's slurmscriptd, bears the same marks.
+        own = {process.pid for process in marked}
+        return {process.environment[ROLE]: process for process in marked if process.parent not in own}
 
     def start_munged(self) -> None:
         """Start munged, and wait until it answers on its socket."""
@@ -62,6 +65,7 @@ class Daemons:
         # A step daemon overwrites its environment and command line: its own copy of the program is what names its node.
         stepd = step_daemon(self.plan, name)
         if not stepd.exists():
+            stepd.parent.mkdir(mode=0o700, parents=True)
             shutil.copy(self.packages.binary("slurmstepd"), stepd)
         conf = str(slurm_conf_file(self.plan))
         self._start(f"slurmd-{name}", ["slurmd", "-D", "-N", name, "-d", str(stepd), "-f", conf])
@@ -110,7 +114,7 @@ class Daemons:
         with output.open("ab") as file:
             # setsid --fork: the daemon outlives this process and this terminal, and is nobody's zombie.
             subprocess.run(
-                ["setsid", "--fork", str(self.packages.binary(command[0])), *command[1:]],
+                ["setsid", "--fork", str(self._program(command[0])), *command[1:]],
                 cwd=output.parent,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -120,6 +124,16 @@ class Daemons:
                 check=True,
             )
 
+    def _program(self, name: str) -> Path:
+        """The program under its plain name: called slurmctld-wlm it takes itself for a client, and passes GPUs over."""
+        program = self.packages.binary(name)
+        if program.name == name:
+            return program
+        link = self.plan.path / "bin" / name
+        if not link.is_symlink():
+            link.symlink_to(program)
+        return link
+
     def _failure(self, role: str, what: str) -> RequestError:
         told = telling_line("\n".join(path.read_text(errors="replace") for path in self.logs(role)))
         logs = self.logs(role) or [self.plan.path / "log"]
@@ -128,7 +142,7 @@ class Daemons:
 
 def step_daemon(plan: Plan, node: str) -> Path:
     """The program that runs the steps of ``node``: a copy of slurmstepd."""
-    return plan.path / "spool" / f"slurmstepd-{node}"
+    return plan.path / "bin" / node / "slurmstepd"
 
 
 def answers(path: Path) -> bool:
