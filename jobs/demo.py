@@ -69,4 +69,4 @@ def _interrupt(run: Run, step: int) -> None:
 
 
 def _reached(folder: JobFolder, step: int) -> bool:
-    return any(event.get("step", 0) >= step for event in read_events(folder.events))
+    return any(event.get("last", 0) >= step for event in read_events(folder.events))

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,12 @@ def _run(config: DictConfig, cluster: Cluster) -> Run | None:
 def _work_here(
     request: Request, answer: dict[str, Any], module: Job, config: DictConfig, folder: JobFolder | None
 ) -> int:
-    if folder is None:
-        module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
-    else:
-        folder.create(config)
-        Task(folder.path)(0)
+    with redirect_stdout(sys.stderr if request.as_json else sys.stdout):
+        if folder is None:
+            module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
+        else:
+            folder.create(config)
+            Task(folder.path)(0)
     return _finish(request, answer, module, config, folder.run if folder else None)
 
 

@@ -1,5 +1,6 @@
 """`mvdiff pack`: folders of six-view pictures as shards."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def check(config: DictConfig, run: Run | None) -> None:
         return
     found = survey_for(source, settings)
     for sample, why in found.refused:
-        print(f"left out: {sample}: {why}")
+        print(f"left out: {sample}: {why}", file=sys.stderr)
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:

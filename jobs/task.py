@@ -42,7 +42,7 @@ class Task:
         config = folder.config()
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(config.cluster.cpus_per_task))
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+        os.environ.update(HF_HUB_OFFLINE="1", TORCH_CPP_LOG_LEVEL="ERROR")
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
         events.write("task started", node=place.node, pid=os.getpid(), restart=place.restart, **who)

@@ -61,7 +61,7 @@ def work(config: DictConfig, context: Context) -> str:
         context.run.checkpoints,
         context.events,
         lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
-        World(place.rank, place.world_size, place.local_rank, met.address, met.port),
+        World(place.rank, place.world_size, place.local_rank, met.address, met.port, met.listener),
         context.should_stop,
     )
 

@@ -1,5 +1,6 @@
 """What the queue says of jobs, on clusters with and without accounting."""
 
+import math
 import re
 import subprocess
 from collections.abc import Iterable
@@ -61,12 +62,25 @@ def job_states(job_ids: Iterable[str]) -> dict[str, str]:
     return {job: found.get(job, "UNKNOWN") for job in wanted}
 
 
-def job_state(job_id: str) -> str | None:
-    """State of one job, or None where it cannot be told."""
+def job_fields(job_id: str) -> dict[str, str]:
+    """What ``scontrol show job`` tells of one job, by name; empty where it cannot be told."""
     try:
-        return job_states([job_id])[job_id]
+        shown = run("scontrol", "show", "job", "--oneliner", job_id)
     except RequestError:
-        return None
+        return {}
+    words = (word.split("=", 1) for word in shown.split() if "=" in word)
+    return dict(reversed([(name, value) for name, value in words]))
+
+
+def seconds(written: str) -> float:
+    """A time span as SLURM writes it (``1-02:03:04``, ``02:03:04``, ``UNLIMITED``) in seconds."""
+    if not written[:1].isdigit():
+        return math.inf
+    days, _, clock = written.rpartition("-")
+    total = 0
+    for part in clock.split(":"):
+        total = total * 60 + int(part)
+    return total + 86400 * int(days or 0)
 
 
 def _accounted(job_ids: list[str]) -> dict[str, str]:

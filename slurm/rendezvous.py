@@ -20,8 +20,9 @@ class Rendezvous:
 
     address: str
     port: int
-    listener: socket.socket | None
-    """On rank 0 the socket that already holds the port, so that nobody else can take it; None on the others."""
+    listener: int | None
+    """On rank 0 the descriptor of a socket that listens there already, so that nobody else can take the port; the
+    caller owns it. None on the others."""
 
 
 def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
@@ -38,7 +39,7 @@ def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
         temporary = path.with_suffix(".part")
         temporary.write_text(json.dumps(entry))
         temporary.replace(path)
-        return Rendezvous(place.address, port, listener)
+        return Rendezvous(place.address, port, listener.detach())
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = _read(path)

@@ -10,7 +10,7 @@ from typing import NoReturn
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from slurm.place import Place
-from slurm.queue import job_state
+from slurm.queue import job_fields, seconds
 
 WAIT_FOR_END_S = 120
 
@@ -40,9 +40,12 @@ def come_back(place: Place, folder: Path) -> NoReturn:
 
 
 def _may_come_back(job_id: str) -> bool:
-    state = job_state(job_id)
-    if state is not None and state.startswith("CANCELLED"):
-        print(f"job {job_id} was cancelled: it stays so", flush=True)
+    """A job that the controller is ending already was cancelled or is being requeued by SLURM itself, unless its time
+    ran out: COMPLETING hides which of these it was."""
+    shown = job_fields(job_id)
+    ended = shown.get("JobState") in ("CANCELLED", "COMPLETING")
+    if ended and seconds(shown.get("RunTime", "0")) < seconds(shown.get("TimeLimit", "UNLIMITED")):
+        print(f"job {job_id} was ended from outside: it does not ask to come back", flush=True)
         return False
     return True
 
@@ -53,5 +56,5 @@ def _requeue(job_id: str) -> None:
         print(f"job {job_id} goes back to the queue", flush=True)
         return
     # On preemption SLURM may have put the job back before this process asked.
-    if job_state(job_id) not in ("PENDING", "REQUEUED", "COMPLETING"):
+    if job_fields(job_id).get("JobState") not in ("PENDING", "REQUEUED", "COMPLETING"):
         print(f"scontrol requeue {job_id}: {result.stderr.strip()}", file=sys.stderr, flush=True)

@@ -20,6 +20,9 @@ from mvdiff.errors import InputError
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for the others, at the start and in every exchange."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -32,7 +35,10 @@ class World:
     address: str
     """Address of rank 0, as every node reaches it."""
     port: int
-    """Free port at ``address``; a fresh one at every start."""
+    """Port at ``address``; a fresh one at every start."""
+    listener: int | None = None
+    """On rank 0 the descriptor of a socket that listens there already, so that nobody can take the port before the
+    ranks meet; it is owned by the group from then on."""
 
 
 class Group:
@@ -112,16 +118,27 @@ def joined(world: World, mixed_precision: str) -> Iterator[Group]:
     on_gpu = torch.cuda.is_available()
     try:
         if world.world_size > 1:
+            meeting = dist.TCPStore(
+                world.address,
+                world.port,
+                world.world_size,
+                is_master=world.rank == 0,
+                timeout=_PATIENCE,
+                master_listen_fd=world.listener,
+            )
             dist.init_process_group(
                 backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                init_method=f"tcp://{world.address}:{world.port}",
+                store=meeting,
                 rank=world.rank,
                 world_size=world.world_size,
-                timeout=timedelta(minutes=30),
+                timeout=_PATIENCE,
             )
         # Without find_unused_parameters DDP regroups its buckets after the first step of every start. Where a gradient
         # lies in a bucket decides the order in which ranks are summed, so a resumed run would round differently.
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+        # Buffers are constant in training, so they need no broadcast a step.
+        ddp = DistributedDataParallelKwargs(
+            find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
         yield Group(world, Accelerator(cpu=not on_gpu, mixed_precision=mixed_precision, kwargs_handlers=[ddp]))
     finally:
         # accelerate's state is a singleton: a second run in this process, in another precision, needs it gone
