@@ -68,14 +68,23 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _read_component(path: Path, kind: type[Component]) -> Any:
+def _read_component(path: Path, kind: Any) -> Any:
     if not path.is_dir():
         raise InputError(f"the model lacks its folder {path}", "give a complete checkpoint")
-    options: dict[str, Any] = {"local_files_only": True}
-    if kind is not DDIMScheduler:
-        options |= {"use_safetensors": True, "low_cpu_mem_usage": False}
     try:
-        return kind.from_pretrained(path, **options)
+        if kind is DDIMScheduler:
+            return DDIMScheduler.from_pretrained(path, local_files_only=True)
+        # diffusers draws weights that a file lacks at random and only warns: ask what it found.
+        component, found = kind.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} does not load ({reason})", "give an undamaged checkpoint") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[what]:
+            raise InputError(
+                f"weights of {path} do not fit: {what.replace('_', ' ')} {', '.join(map(str, found[what][:3]))}",
+                "give an undamaged checkpoint, of the same version of this program",
+            )
+    return component

@@ -46,7 +46,8 @@ class MultiViewPipeline:
 
         A sample's noise comes from its own seed alone, so its views do not depend on what else is in the batch.
         ``steps`` and ``guidance`` (1: none) default to the model's; ``progress`` is called with 1 after each step.
-        Raises ``InputError`` for pictures of another kind and for a number of seeds that is not that of the pictures.
+        Raises ``InputError`` for pictures of another kind for a number of seeds that is not that of the
+        pictures, for steps or a view out of range.
         """
         settings = self.model.settings
         steps = settings.steps if steps is None else steps
@@ -55,6 +56,8 @@ class MultiViewPipeline:
             raise InputError(f"{len(images)} pictures and {len(seeds)} seeds", "give one seed a picture")
         if not 1 <= steps <= settings.timesteps:
             raise InputError(f"{steps} sampling steps", f"choose 1 to {settings.timesteps}")
+        if not 0 <= reference_view < VIEWS:
+            raise InputError(f"reference view {reference_view}", f"choose 0 to {VIEWS - 1}")
         if len(images) == 0:
             return np.zeros((0, VIEWS, settings.size, settings.size, 3), np.uint8)
         pictures = np.stack([framed(image, settings.size) for image in images])  # [B, size, size, 3]

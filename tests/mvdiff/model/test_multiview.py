@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvdiff.model.multiview import MultiViewModel
+
+
+def conditioned(model, batch):
+    reference = model.vae.encode(batch.reference)
+    return model.condition(reference, batch.timestep, batch.noise[:, 6:], batch.dropped)
+
+
+def predict(model, batch, condition=None, noise=None):
+    """v of pure noise, [B, 6, C, h, w]."""
+    noise = batch.noise[:, :6] if noise is None else noise
+    condition = condition or conditioned(model, batch)
+    with torch.no_grad():
+        return model.predict_v(noise, batch.timestep, batch.azimuth, batch.elevation, condition)
+
+
+def difference(a, b):
+    return (a - b).abs().max().item()
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_the_random_state_alone(settings, pictures):
+    state = torch.random.get_rng_state()
+    one, two, other = (MultiViewModel.create(settings(), iter(pictures(0, 4)), seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert not torch.equal(one.unet.conv_in.weight, other.unet.conv_in.weight)
+
+
+def test_the_loss_is_one_figure_a_sample_and_a_pure_function_of_the_batch(model, batch):
+    given = batch(model, 3)
+    first = model(given)
+    torch.randn(7)
+    assert first.shape == (3,)
+    assert torch.equal(first, model(given))
+
+
+def test_a_samples_loss_does_not_depend_on_its_batch(model, batch):
+    given = batch(model, 3)
+    together = model(given)
+    tensors = {name: value[1:2] for name, value in vars(given).items()}
+    assert torch.allclose(model(type(given)(**tensors)), together[1:2], atol=1e-5)
+
+
+def test_the_loss_of_a_perfect_prediction_is_zero(model, batch, monkeypatch):
+    given = batch(model)
+    clean = model.vae.encode(given.views.flatten(0, 1)).unflatten(0, (-1, 6))
+    seen = {}
+
+    def perfect(noisy, timestep, azimuth, elevation, condition):
+        # v from its definition (Salimans and Ho 2022): alpha eps - sigma x, with alpha x + sigma eps given.
+        alpha = model.scheduler.alphas_cumprod[timestep].sqrt().view(-1, 1, 1, 1, 1)
+        sigma = (1 - alpha.square()).sqrt()
+        seen["noise"] = (noisy - alpha * clean) / sigma
+        return alpha * seen["noise"] - sigma * clean
+
+    monkeypatch.setattr(model, "predict_v", perfect)
+    assert model(given).max().item() < 1e-6
+    assert torch.allclose(seen["noise"], given.noise, atol=1e-3)
+
+
+def test_swapping_two_cameras_swaps_the_two_views(model, batch):
+    given = batch(model)
+    order = [0, 4, 2, 3, 1, 5]
+    swapped = replace(given, azimuth=given.azimuth[:, order], elevation=given.elevation[:, order])
+    straight, crossed = predict(model, given), predict(model, swapped, noise=given.noise[:, order])
+    assert difference(crossed, straight[:, order]) < 1e-5
+    assert difference(straight[:, 1], straight[:, 4]) > 1e-3
+
+
+@pytest.mark.parametrize("angle", ["azimuth", "elevation"])
+def test_a_view_depends_on_its_camera(model, batch, angle):
+    given = batch(model)
+    moved = getattr(given, angle).clone()
+    moved[:, 2] += 25
+    assert difference(predict(model, given)[:, 2], predict(model, replace(given, **{angle: moved}))[:, 2]) > 1e-3
+
+
+def test_a_whole_turn_of_a_camera_changes_nothing(model, batch):
+    given = batch(model)
+    turned = replace(given, azimuth=given.azimuth - 360)
+    assert difference(predict(model, given), predict(model, turned)) < 1e-4
+
+
+def test_every_view_sees_every_other(model, batch):
+    given = batch(model)
+    straight = predict(model, given)
+    for changed in range(6):
+        noise = given.noise.clone()
+        noise[:, changed] += 1
+        moved = (predict(model, given, noise=noise) - straight).abs().amax((0, 2, 3, 4))
+        assert moved.min() > 1e-6
+
+
+def test_samples_of_a_batch_do_not_see_each_other(model, batch):
+    given = batch(model)
+    noise = given.noise.clone()
+    noise[0] += 1
+    assert difference(predict(model, given)[1], predict(model, given, noise=noise)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("reference", ["clean", "noised"])
+def test_the_condition_reaches_the_views_by_attention_alone(settings, pictures, batch, reference):
+    given_settings = settings(reference=reference, condition_channels=False)
+    model = MultiViewModel.create(given_settings, iter(pictures(0, 4)), 0).eval()
+    given = batch(model)
+    mine = conditioned(model, given)
+    others = conditioned(model, replace(given, reference=given.reference.flip(0)))
+    mixed = replace(mine, seen=others.seen)
+    assert difference(predict(model, given, mine), predict(model, given, mixed)) > 1e-5
+
+
+def test_the_condition_reaches_the_views_by_context_and_by_channels(model, batch):
+    given = batch(model)
+    mine = conditioned(model, given)
+    others = conditioned(model, replace(given, reference=given.reference.flip(0)))
+    straight = predict(model, given, mine)
+    assert difference(straight, predict(model, given, replace(mine, context=others.context))) > 1e-5
+    assert difference(straight, predict(model, given, replace(mine, latents=others.latents))) > 1e-5
+
+
+def test_a_clean_reference_is_seen_alike_at_every_timestep(model, batch):
+    given = batch(model)
+    early, late = conditioned(model, given), conditioned(model, replace(given, timestep=given.timestep * 0))
+    assert all(torch.equal(early.seen[layer], late.seen[layer]) for layer in early.seen)
+
+
+def test_a_noised_reference_takes_a_row_of_noise_and_follows_the_timestep(settings, pictures, batch):
+    model = MultiViewModel.create(settings(reference="noised"), iter(pictures(0, 4)), 0).eval()
+    given = batch(model)
+    assert given.noise.shape[1] == model.noise_rows == 7
+    early, late = conditioned(model, given), conditioned(model, replace(given, timestep=given.timestep * 0))
+    assert all(difference(early.seen[layer], late.seen[layer]) > 1e-3 for layer in early.seen)
+
+
+def test_a_dropped_condition_leaves_nothing_of_the_picture(model, batch):
+    given = batch(model)
+    dropped = replace(given, dropped=torch.tensor([True, False]))
+    other = replace(dropped, reference=255 - dropped.reference)
+    before, after = predict(model, dropped), predict(model, other)
+    assert torch.equal(before[0], after[0])
+    assert difference(before[1], after[1]) > 1e-3
+    assert difference(before[0], predict(model, given)[0]) > 1e-4
+
+
+def test_gradients_reach_every_weight_in_the_first_step(model, batch):
+    given = batch(model, 2)
+    model(given).mean().backward()
+    # The weights of the unconditional prompt take part even where no condition is dropped, as DDP wants.
+    untouched = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert untouched == []
+    assert all(weight.grad.abs().max() > 0 for weight in model.camera.parameters())
+    assert all(weight.grad is None for weight in model.vae.parameters())
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model, batch):
+    given = batch(model)
+    gradients = []
+    for checkpointing in (False, True):
+        model.zero_grad()
+        model.train()
+        if checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        model(given).mean().backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_schedule_ends_in_pure_noise(model):
+    assert model.signal[-1].item() == pytest.approx(0, abs=1e-6)
+    assert model.signal[0].item() > 0.99
+
+
+def test_it_learns(model, batch):
+    given = batch(model, 2)
+    given = replace(given, timestep=torch.tensor([900, 999]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        loss = model(given).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mvdiff.errors import InputError
+from mvdiff.model.settings import ModelSettings
+
+
+def test_the_tiny_config_is_whole(settings):
+    values = yaml.safe_load((Path(__file__).parents[3] / "configs" / "model" / "tiny.yaml").read_text())
+    tiny = ModelSettings.read(values)
+    assert tiny.written() == values
+    assert ModelSettings.read(tiny.written()) == tiny
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("widths", [16]),
+        ("attention", [True]),
+        ("attention", [False, False]),
+        ("patch", 5),
+        ("norm_groups", 5),
+        ("head_width", 7),
+        ("condition_grid", 3),
+        ("latent_channels", 193),
+        ("reference", "blurred"),
+        ("beta_schedule", "squaredcos"),
+        ("steps", 0),
+    ],
+)
+def test_what_does_not_fit_is_named(settings, key, value):
+    with pytest.raises(InputError, match=f"model.{key}"):
+        settings(**{key: value})
+
+
+def test_an_unknown_rig_is_refused(settings):
+    with pytest.raises(InputError, match="rig"):
+        settings(rig="cube")
