@@ -44,16 +44,16 @@ def launch(request: Request) -> int:
     run = _run(config, cluster)
     module = job(request.name)
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
-    module.check(config, run)
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
     submitter = Submitter(cluster, f"{folder.run.name}-{request.name}", folder.logs, folder.code) if folder else None
+    if submitter and not request.dry_run:
+        submitter.check(workers)
+    module.check(config, run)
     if request.dry_run:
         script = submitter.script(workers) if submitter else OmegaConf.to_yaml(config)
         print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
         return 0
-    if submitter:
-        submitter.check(workers)
     nothing_left = module.prepare(config, run)
     if nothing_left:
         _say(request, f"{request.name}: {nothing_left}")

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BRIEF = 1.0
+"""Seconds that need no report."""
+
 
 def duration(seconds: float) -> str:
     """Seconds as people read them: ``42s``, ``3m05s``, ``2h10m``."""
@@ -26,7 +29,7 @@ class Progress:
     """Count ``advance()`` calls towards ``total`` and show rate and time left.
 
     On a terminal: one live bar (rich). Elsewhere: one line every ``every`` seconds and one at the end, so that a log
-    file stays readable.
+    file stays readable; work that is over at once says nothing.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None:
+        elif kind is None and self._clock() - self._start >= _BRIEF:
             self._print(self._clock(), "")
 
     def _print(self, now: float, note: str) -> None:
