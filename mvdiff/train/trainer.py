@@ -216,7 +216,8 @@ class Trainer:
         def good() -> Iterator[NDArray[np.uint8]]:
             for position in range(len(self.dataset)):
                 with suppress(CorruptRow):
-                    yield self.dataset[self.order.place(position).row].views
+                    # a copy: torch warns of arrays that are read-only, as a shard's are
+                    yield self.dataset[self.order.place(position).row].views.copy()
 
         return islice(good(), self.settings.fit_samples)
 
