@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from mvdiff.shard.layout import open_unsealed
+from mvdiff.shard.handle import Handle
 from mvdiff.shard.reader import ShardReader
 from mvdiff.shard.seal import DamagedShard
 from mvdiff.shard.verify import bad_rows
@@ -16,7 +16,7 @@ from mvdiff.shard.verify import bad_rows
 def autopsy(path: Path) -> list[tuple[int, str, str]]:
     """Row (-1 for the shard as a whole), sample id and reason for all that is found damaged."""
     try:
-        reader = ShardReader.of_file(path, open_unsealed(path))
+        reader = ShardReader.of_handle(Handle(path, sealed=False))
     except DamagedShard as error:
         return [(-1, "", error.why)]
     return [(bad.row, bad.sample_id, bad.why) for bad in bad_rows(reader)]

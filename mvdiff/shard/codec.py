@@ -1,14 +1,14 @@
 """Codecs of the picture columns, by name, and how a row is read through each.
 
-Why lz4 is what ``configs/pack.yaml`` asks for: training reads pictures on exact white, from storage that is seldom in
-memory. Measured 2026-11 (h5py 3.16, HDF5 2.0, hdf5plugin 7.1; rows of 6 views and alpha at 320x320 = 2.4 MB, random
-order, checksum included, rows per CPU second of one process; "noisy" has sigma 1 noise on the background too):
+The configs ask for lz4, because training reads pictures on exact white, and seldom from memory. Rows of 6 views and
+alpha at 320x320 (2.4 MB), read in random order by ``ShardReader``, checksum included; "noisy" has noise of sigma 1
+everywhere, as decoded output has. November 2026, h5py 3.16, HDF5 2.0, hdf5plugin 7.1, 2 busy cores, best of 5 rounds:
 
-    codec            KiB a row clean/noisy   warm clean/noisy   page cache dropped, clean/noisy (rows/s)
-    raw              2400 / 2400             TABLE
-    lz4                99 /  934             TABLE
-    bitshuffle-lz4    133 /  518             TABLE
-    gzip               73 /  482             TABLE
+    clean / noisy     KiB a row    rows a CPU second   by 2 processes   rows a second, not in memory
+    raw               2401 / 2401      1216 /  969       1680 / 1596        162 / 175
+    lz4                100 /  935      1086 /  354       1986 /  617        596 / 217
+    bitshuffle-lz4     134 /  518       418 /  367        701 /  628        319 / 268
+    gzip                74 /  483       274 /  108        433 /  202        235 /  87
 """
 
 import zlib
@@ -21,6 +21,15 @@ from numpy.typing import NDArray
 from mvdiff.errors import InputError
 
 CODECS = ("raw", "lz4", "bitshuffle-lz4", "gzip")
+
+FLETCHER32_ID = 3
+FILTER_IDS = {
+    "raw": (FLETCHER32_ID,),
+    "lz4": (32004, FLETCHER32_ID),
+    "bitshuffle-lz4": (32008, FLETCHER32_ID),
+    "gzip": (1, FLETCHER32_ID),
+}
+"""HDF5's registered numbers of the filters a codec is made of, in order."""
 
 _FLETCHER32_BYTES = 4
 
