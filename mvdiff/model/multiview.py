@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvdiff.model import attention, folder, position
+from mvdiff.model import attention, folder
 from mvdiff.model.attention import Joint
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.camera import CameraEmbedding
@@ -48,9 +48,6 @@ class MultiViewModel(nn.Module):
     spread: Tensor
     """float32 [T], the share of the noise at each timestep: sqrt(1 - alpha bar)."""
 
-    position: Tensor
-    """float32 [P, h, w], channels that say where in the picture a latent lies."""
-
     def __init__(
         self,
         settings: ModelSettings,
@@ -66,7 +63,6 @@ class MultiViewModel(nn.Module):
         self.vae = vae.requires_grad_(False)
         self.scheduler = scheduler
         attention.install(unet)
-        self.register_buffer("position", position.waves(settings.position_frequencies, settings.grid), persistent=False)
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
@@ -88,14 +84,12 @@ class MultiViewModel(nn.Module):
             )
             unet = UNet2DConditionModel(
                 sample_size=settings.grid,
-                in_channels=settings.latent_channels * (1 + settings.condition_channels)
-                + position.channels(settings.position_frequencies),
+                in_channels=settings.latent_channels * (1 + settings.condition_channels),
                 out_channels=settings.latent_channels,
                 block_out_channels=settings.widths,
                 down_block_types=["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention],
                 up_block_types=["CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(settings.attention)],
                 mid_block_type=_middle(settings),
-                resnet_time_scale_shift="scale_shift" if settings.time_scale_shift else "default",
                 layers_per_block=settings.layers_per_block,
                 # diffusers calls the number of heads of each resolution `attention_head_dim`.
                 attention_head_dim=[max(1, width // settings.head_width) for width in settings.widths],
@@ -168,7 +162,7 @@ class MultiViewModel(nn.Module):
         joint = Joint(views=1, keep=True)
         here = torch.zeros(len(latents), device=latents.device)
         self.unet(
-            self._placed(shown, latents),
+            self._input(shown, latents),
             timestep,
             encoder_hidden_states=context,
             class_labels=self.camera(here, here),
@@ -185,7 +179,7 @@ class MultiViewModel(nn.Module):
         """
         views = noisy.shape[1]
         predicted = self.unet(
-            self._placed(noisy.flatten(0, 1), condition.latents.repeat_interleave(views, 0)),
+            self._input(noisy.flatten(0, 1), condition.latents.repeat_interleave(views, 0)),
             timestep.repeat_interleave(views),
             encoder_hidden_states=condition.context.repeat_interleave(views, 0),
             class_labels=self.camera(azimuth, elevation).flatten(0, 1),
@@ -193,10 +187,9 @@ class MultiViewModel(nn.Module):
         ).sample  # [B 6, C, h, w]
         return predicted.unflatten(0, (-1, views))
 
-    def _placed(self, latents: Tensor, condition: Tensor) -> Tensor:
-        """float [N, I, h, w], the UNet's input: latents, the condition's where settings say so, position channels."""
-        parts = [latents, condition] if self.settings.condition_channels else [latents]
-        return torch.cat([*parts, self.position.expand(len(latents), -1, -1, -1)], 1)
+    def _input(self, latents: Tensor, condition: Tensor) -> Tensor:
+        """float [N, C, h, w], the UNet's input; [N, 2 C, h, w] with the condition's latents where settings say so."""
+        return torch.cat([latents, condition], 1) if self.settings.condition_channels else latents
 
     def save_pretrained(self, path: Path) -> None:
         """Write diffusers' folder layout into ``path``: safetensors and JSON only."""

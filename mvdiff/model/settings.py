@@ -34,12 +34,8 @@ class ModelSettings:
     """Residual blocks at each resolution of the UNet's way down (one more on its way up)."""
     head_width: int
     """Channels of one attention head; divides every width that has attention."""
-    position_frequencies: int
-    """Waves across the picture whose sine and cosine, both ways, are input channels beside the latents; 0 for none."""
     condition_channels: bool
     """The condition's latents are input channels of every view too, besides being seen through attention."""
-    time_scale_shift: bool
-    """The time and camera embedding scales and shifts features (FiLM); false: it is only added to them."""
     middle: bool
     """A middle block at the coarsest resolution."""
     norm_groups: int
