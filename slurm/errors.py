@@ -8,6 +8,9 @@ class RequestError(Exception):
     """
 
     def __init__(self, what: str, mend: str) -> None:
-        super().__init__(f"{what}: {mend}")
+        super().__init__(what, mend)
         self.what = what
         self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.mend}"
