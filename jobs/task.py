@@ -40,8 +40,6 @@ class Task:
         # submitit refuses to write its result over what a killed attempt left half written.
         (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         config = folder.config()
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ.setdefault(name, str(config.cluster.cpus_per_task))
         os.environ.update(HF_HUB_OFFLINE="1", TORCH_CPP_LOG_LEVEL="ERROR")
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}

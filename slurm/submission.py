@@ -135,10 +135,12 @@ class Submitter:
 
         Warning signals are ignored until the job's own handlers stand: the default action would end a process that is
         still importing. ``-P`` keeps the working directory off the import path, so that the snapshot runs and not
-        the checkout it was taken from.
+        the checkout it was taken from. Thread counts are read when numpy is imported, which submitit does first; a
+        process with more threads than cores spends its time waiting for them.
         """
         shell = ["sh", "-c", 'trap "" USR2 TERM; exec "$@"', "sh"]
-        return shlex.join([*shell, "env", f"PYTHONPATH={self.code}", sys.executable, "-P"])
+        threads = [f"{name}_NUM_THREADS={self.cluster.cpus_per_task}" for name in ("OMP", "MKL", "OPENBLAS")]
+        return shlex.join([*shell, "env", f"PYTHONPATH={self.code}", *threads, sys.executable, "-P"])
 
     def _executor(self) -> submitit.Executor:
         if self.cluster.kind == "local":

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def joined(world: World, mixed_precision: str) -> Iterator[Group]:
             )
         # Without find_unused_parameters DDP regroups its buckets after the first step of every start. Where a gradient
         # lies in a bucket decides the order in which ranks are summed, so a resumed run would round differently.
-        # Buffers are constant in training, so they need no broadcast a step.
+        # Buffers are constant in training, so they need no broadcast a step; torch is renaming that argument.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         ddp = DistributedDataParallelKwargs(
             find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
         )

@@ -20,4 +20,4 @@ export SRUN_CPUS_PER_TASK=8
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUN/logs/%A_%a_%t_log.out --kill-on-bad-exit=1 sh -c 'trap "" USR2 TERM; exec "$@"' sh env PYTHONPATH=RUN/code PYTHON -P -u -m submitit.core._submit RUN/logs
+srun --unbuffered --output RUN/logs/%A_%a_%t_log.out --kill-on-bad-exit=1 sh -c 'trap "" USR2 TERM; exec "$@"' sh env PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 PYTHON -P -u -m submitit.core._submit RUN/logs
