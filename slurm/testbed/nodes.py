@@ -133,7 +133,9 @@ def _of_testbed(plan: Plan, role: str | None, node: str | None) -> list[Process]
             return host == node if node is not None else host is not None or _is_client(process)
         return False
 
-    return with_descendants(filter(belongs, everything), everything)
+    found = with_descendants(filter(belongs, everything), everything)
+    # A step daemon that saw its tasks die before itself would tell the controller that the job failed.
+    return sorted(found, key=lambda process: not (process.executable in steps or MARK in process.environment))
 
 
 def _is_client(process: Process) -> bool:
