@@ -99,14 +99,16 @@ def gres_conf(plan: Plan) -> str:
     return f"Name=gpu File={devices} Flags=nvidia_gpu_env\n"
 
 
-def cgroup_conf(hierarchy: Path = Path("/sys/fs/cgroup")) -> str:
-    """The text of cgroup.conf. Nothing of a testbed is put into cgroups, but slurmd loads the plugin all the same.
+def cgroup_conf(version: str, hierarchy: Path = Path("/sys/fs/cgroup")) -> str:
+    """The text of cgroup.conf for SLURM ``version``. A testbed uses no cgroups, yet slurmd loads a plugin.
 
-    The one for cgroup v2 wants systemd or a delegated tree; the one for v1 starts on either when told by name.
+    The one for cgroup v2 wants systemd or a delegated tree. The one for v1 starts on either when told by name; from
+    24.05 on cgroups can be left alone altogether (cgroup.conf(5), CgroupPlugin).
     """
-    if (hierarchy / "cgroup.controllers").exists():
-        return "CgroupPlugin=cgroup/v1\n"
-    return ""
+    if not (hierarchy / "cgroup.controllers").exists():
+        return ""
+    release = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    return "CgroupPlugin=disabled\n" if release >= (24, 5) else "CgroupPlugin=cgroup/v1\n"
 
 
 def slurmdbd_conf(plan: Plan, packages: Packages) -> str:
@@ -159,7 +161,7 @@ def write(plan: Plan, packages: Packages) -> None:
     files = {
         "slurm.conf": slurm_conf(plan, packages),
         "gres.conf": gres_conf(plan),
-        "cgroup.conf": cgroup_conf(),
+        "cgroup.conf": cgroup_conf(packages.version()),
     }
     if plan.accounting:
         files["slurmdbd.conf"] = slurmdbd_conf(plan, packages)

@@ -127,9 +127,12 @@ class Packages:
         wanted = {owners.get(name, name): None for name in programs}
         if any(name in PACKAGE_OF for name in programs):
             wanted = dict.fromkeys(PACKAGE_OF.values()) | wanted
-        names = " ".join(wanted)
         if self.root is None:
-            return RequestError(f"not installed: {', '.join(programs)}", f"apt-get install --yes {names}")
+            return RequestError(f"not installed: {', '.join(programs)}", f"apt-get install --yes {' '.join(wanted)}")
+        libraries = ["libmunge2", "slurm-wlm-basic-plugins"]
+        if any(name in ACCOUNTING_PACKAGE_OF for name in programs):
+            libraries += ["libmariadb3", "slurm-wlm-mysql-plugin"]
+        names = " ".join([*wanted, *libraries])
         return RequestError(
             f"not under {self.root}: {', '.join(programs)}", f"apt-get download {names}, then dpkg -x each into it"
         )

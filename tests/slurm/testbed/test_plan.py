@@ -54,9 +54,10 @@ def test_accounting_is_asked_for_only_when_there_is_some():
 
 
 def test_cgroup_v2_gets_the_plugin_that_starts_without_systemd(tmp_path):
-    assert "cgroup/v1" not in cgroup_conf(tmp_path)
+    assert cgroup_conf("22.05.8", tmp_path) == ""
     (tmp_path / "cgroup.controllers").touch()
-    assert cgroup_conf(tmp_path) == "CgroupPlugin=cgroup/v1\n"
+    assert cgroup_conf("22.05.8", tmp_path) == cgroup_conf("23.11.4", tmp_path) == "CgroupPlugin=cgroup/v1\n"
+    assert cgroup_conf("24.11.5", tmp_path) == "CgroupPlugin=disabled\n"
 
 
 def test_a_plan_survives_its_file_and_a_torn_one_is_none(tmp_path):
