@@ -48,7 +48,7 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
         moment = torch.zeros(width, width, dtype=torch.float64)
         count = 0
         for picture in views:
-            rows = functional.pixel_unshuffle(_from_white(torch.as_tensor(np.asarray(picture))), patch)
+            rows = functional.pixel_unshuffle(_darkness(torch.as_tensor(np.asarray(picture))) / -255, patch)
             rows = rows.permute(0, 2, 3, 1).reshape(-1, width)  # [V h w, 3 patch patch]
             rows = rows[rows.abs().amax(1) > 0.02]
             moment += (rows.T @ rows).double()
@@ -73,7 +73,7 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode(self, views: Tensor) -> Tensor:
         """Latents float [N, C, h, w] of ``views`` uint8 [N, H, W, 3]."""
         filters = (self.basis / self.scale[:, None]).unflatten(1, (3, self.patch, self.patch))  # [C, 3, patch, patch]
-        return functional.conv2d(_from_white(views), filters, stride=self.patch)
+        return functional.conv2d(_darkness(views), filters / -255, stride=self.patch)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Views uint8 [N, H, W, 3] of ``latents`` float [N, C, h, w]."""
@@ -82,6 +82,6 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return ((views + 1) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _from_white(views: Tensor) -> Tensor:
-    """float [N, 3, H, W] in [-1, 0], white is 0, of uint8 [N, H, W, 3]."""
-    return views.permute(0, 3, 1, 2).float().sub_(255).div_(255)
+def _darkness(views: Tensor) -> Tensor:
+    """float [N, 3, H, W] in [0, 255], white is 0, of uint8 [N, H, W, 3]."""
+    return (255 - views).permute(0, 3, 1, 2).float()
