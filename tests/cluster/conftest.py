@@ -4,13 +4,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from slurm.errors import RequestError
 from slurm.testbed import Testbed
+
+NEEDED = "cluster tests need SLURM"
 
 Eventually = Callable[[Callable[[], object], float], object]
 
@@ -21,7 +23,16 @@ def _require(accounting: bool) -> None:
     except RequestError as error:
         if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
             pytest.fail(f"cluster tests cannot run: {error}", pytrace=False)
-        pytest.skip(f"cluster tests need SLURM: {error}")
+        pytest.skip(f"{NEEDED}: {error}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give all tests that lack SLURM one place, so that pytest tells of them in one line."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and NEEDED in report.longrepr[2]:
+        report.longrepr = (__file__, _require.__code__.co_firstlineno, report.longrepr[2])
+    return report
 
 
 @pytest.fixture(scope="session")
