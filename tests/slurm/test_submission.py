@@ -140,6 +140,10 @@ JOB = """
             with note.open("a") as file:
                 file.write(f"{os.getpid()}:{met.port}:{place.world_size} ")
             deadline = time.monotonic() + 60
+            others = [Path(self.folder) / f"rank-{rank}.txt" for rank in range(place.world_size)]
+            # As in a process group, nobody leaves before all have met.
+            while any(not path.exists() or len(path.read_text().split()) <= starts for path in others):
+                time.sleep(0.02)
             while starts == 0 and not stop.is_set() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if stop.is_set():
