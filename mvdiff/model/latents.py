@@ -18,8 +18,9 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Project each patch on the leading principal components of mouse patches, partly whitened.
 
     Colours are taken as differences from white, so an empty background is exactly zero in latents and comes back
-    exactly white. Linear both ways; the components are orthogonal, so an error in latents is an error of known size in
-    pixels.
+    exactly white. Linear both ways but for one thing: a patch whose latents carry less energy (sum of squares) than
+    ``floor`` is decoded as blank, since what a sampler leaves on empty ground is noise. The components are orthogonal,
+    so an error in latents is an error of known size in pixels.
     """
 
     basis: Tensor
@@ -28,21 +29,29 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """float32 [C], deviation of a component divided by the deviation its latent channel is given."""
 
     @register_to_config
-    def __init__(self, patch: int, channels: int) -> None:
+    def __init__(self, patch: int, channels: int, floor: float) -> None:
         super().__init__()
         self.patch = patch
+        self.floor = floor
         self.register_buffer("basis", torch.eye(channels, 3 * patch * patch))
         self.register_buffer("scale", torch.ones(channels))
 
     @classmethod
     def fit(
-        cls, views: Iterable[NDArray[np.uint8]], *, patch: int, channels: int, whitening: float, deviation: float
+        cls,
+        views: Iterable[NDArray[np.uint8]],
+        *,
+        patch: int,
+        channels: int,
+        whitening: float,
+        deviation: float,
+        floor: float,
     ) -> Self:
         """Principal components of the patches of ``views`` (each uint8 [V, H, W, 3]) that are not blank.
 
         ``whitening`` in [0, 1] moves from the components' own variances to equal ones; ``deviation`` is the root mean
-        square of the resulting latents over those patches. Deterministic. Raises ``InputError`` where every view is
-        blank.
+        square of the resulting latents over those patches, and ``floor`` is a share of their mean energy.
+        Deterministic. Raises ``InputError`` where every view is blank.
         """
         width = 3 * patch * patch
         moment = torch.zeros(width, width, dtype=torch.float64)
@@ -65,7 +74,7 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
         kept = variance[:channels].clamp_min(1e-8).sqrt()
         target = kept ** (1 - whitening)
         target = target * deviation / target.square().mean().sqrt()
-        latents = cls(patch=patch, channels=channels)
+        latents = cls(patch=patch, channels=channels, floor=floor * channels * deviation**2)
         latents.basis.copy_(basis)
         latents.scale.copy_(kept / target)
         return latents
@@ -78,6 +87,7 @@ class PatchLatents(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def decode(self, latents: Tensor) -> Tensor:
         """Views uint8 [N, H, W, 3] of ``latents`` float [N, C, h, w]."""
         filters = (self.basis * self.scale[:, None]).unflatten(1, (3, self.patch, self.patch))  # [C, 3, patch, patch]
+        latents = latents * (latents.square().sum(1, keepdim=True) >= self.floor)
         views = functional.conv_transpose2d(latents, filters, stride=self.patch)  # [N, 3, H, W]
         return ((views + 1) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

@@ -81,6 +81,7 @@ class MultiViewModel(nn.Module):
                 channels=settings.latent_channels,
                 whitening=settings.latent_whitening,
                 deviation=settings.latent_deviation,
+                floor=settings.latent_floor,
             )
             unet = UNet2DConditionModel(
                 sample_size=settings.grid,

@@ -26,6 +26,8 @@ class ModelSettings:
     """0 keeps the components' variances as pixels have them, 1 makes all of them equal."""
     latent_deviation: float
     """Root mean square of the latents where there is a mouse (the background's latents are zero)."""
+    latent_floor: float
+    """A patch with less than this share of an average mouse patch's energy is decoded as blank."""
     widths: tuple[int, ...]
     """UNet channels at each resolution, finest first."""
     attention: tuple[bool, ...]
