@@ -25,7 +25,8 @@ lint: install
 	$(RUN)/mypy
 
 test: lint
-	$(RUN)/pytest
+	$(RUN)/pytest -n 2 -m 'not cluster'
+	$(RUN)/pytest -m cluster
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -59,6 +59,9 @@ def _job(name: str, words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print(manual.page(name))
         return 0
+    if "--keys" in words:
+        print(manual.keys(name))
+        return 0
     parser = _Parser(prog=f"mvdiff {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--wait", action="store_true")

@@ -3,6 +3,9 @@
 Reads the YAML files as text, so that help is shown without loading Hydra.
 """
 
+import ast
+import inspect
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -45,7 +48,7 @@ EXAMPLES = {
     "synth": ["mvdiff synth run=demo samples=200 heading=front-or-side --wait"],
     "pack": [
         "mvdiff pack run=mice source=pictures --wait",
-        "mvdiff pack run=mice source=pictures split.held_out=0.2 strict=false",
+        "mvdiff pack run=mice source=pictures held_out=0.2 strict=false",
     ],
     "train": [
         "mvdiff train run=mice data=runs/mice/shards/train cluster.tasks_per_node=2 --wait",
@@ -57,10 +60,20 @@ EXAMPLES = {
     "export": ["mvdiff export runs/mice/results format=png out=pictures"],
 }
 
+SETTINGS = {
+    "model": "mvdiff/model/settings.py:ModelSettings",
+    "train": "mvdiff/train/settings.py:TrainSettings",
+    "generate": "mvdiff/generate/settings.py:GenerateSettings",
+    "evaluate": "mvdiff/evaluate/settings.py:EvaluateSettings",
+    "cluster": "slurm/cluster.py:Cluster",
+}
+"""Where the meaning of a group's keys stands: in the docstrings of the dataclass that the group becomes."""
+
 OPTIONS = """\
   --dry-run   print the exact batch script (or command) and submit nothing
   --wait      stay until the job ends, showing its log
-  --json      print one JSON object on standard output and nothing else there"""
+  --json      print one JSON object on standard output and nothing else there
+  --keys      explain the keys of the job's groups"""
 
 STATUS = "  0 done or queued, 1 the job failed, 2 the request was wrong (one line says what and how to mend it)"
 
@@ -94,7 +107,9 @@ def overview(version: str) -> str:
 def page(job: str) -> str:
     """What ``mvdiff JOB --help`` prints."""
     operand = " PATH" if job in ("verify", "export") else ""
-    own, groups = _keys(CONFIGS / f"{job}.yaml")
+    own = _keys(CONFIGS / f"{job}.yaml")
+    defaults = _defaults(CONFIGS / f"{job}.yaml")
+    groups = [f"  {f'{group}={chosen}':<22}of {', '.join(_choices(group))}" for group, chosen in defaults.items()]
     lines = [
         f"mvdiff {job}: {SUMMARIES[job]}",
         "",
@@ -105,7 +120,7 @@ def page(job: str) -> str:
         "keys",
         *own,
         "",
-        "groups (their keys lie in configs/GROUP/NAME.yaml; change one with GROUP.key=value)",
+        f"groups (mvdiff {job} --keys explains their keys; change one with GROUP.key=value)",
         *groups,
         "",
         "options",
@@ -120,33 +135,58 @@ def page(job: str) -> str:
     return "\n".join(lines)
 
 
-def _keys(path: Path) -> tuple[list[str], list[str]]:
-    """The file's own keys as help lines, and its groups with their choices."""
-    own: list[str] = []
-    groups: list[str] = []
-    inside_defaults = False
-    parent = ""
-    for line in path.read_text().splitlines():
-        if line.startswith("defaults:"):
-            inside_defaults = True
-            continue
-        if inside_defaults and line.startswith("  - "):
-            found = re.match(r"  - (?:optional )?(\w+): (\S+)", line)
-            if found:
-                group, chosen = found.groups()
-                names = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-                groups.append(f"  {f'{group}={chosen}':<22}of {', '.join(names)}")
-            continue
-        found = re.match(r"( *)(\w+):(?: +(.*?))?(?:\s+# (.*))?$", line)
-        if not found or line.startswith("#"):
-            continue
-        inside_defaults = False
-        indent, key, value, comment = found.groups()
-        if not indent:
-            parent = key
-        if not value:
-            continue
-        name = key if not indent else f"{parent}.{key}"
-        shown = f"{name}=" if value == "???" else f"{name}={value}"
-        own.append(f"  {shown:<30}{comment or ''}".rstrip())
-    return own, groups
+def keys(job: str) -> str:
+    """What ``mvdiff JOB --keys`` prints: every key of the job's groups, its default and its meaning."""
+    lines = []
+    for group, chosen in _defaults(CONFIGS / f"{job}.yaml").items():
+        values = _values(group, chosen)
+        meanings = _meanings(SETTINGS[group]) if group in SETTINGS else {}
+        for key, (value, comment) in values.items():
+            shown = f"{group}.{key}=" if value == "???" else f"{group}.{key}={value}"
+            text = textwrap.wrap(comment or meanings.get(key, ""), 76) or [""]
+            lines.append(f"{shown:<40} {text[0]}".rstrip())
+            lines += [f"{'':<40} {line}" for line in text[1:]]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _defaults(path: Path) -> dict[str, str]:
+    """The groups that a file names in its defaults list, with the choice of each."""
+    found = re.findall(r"^  - (?:optional )?(\w+): (\S+)$", path.read_text(), re.MULTILINE)
+    return {group: chosen for group, chosen in found if _choices(group)}
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+def _values(group: str, chosen: str) -> dict[str, tuple[str, str | None]]:
+    """Default and comment of every key of a group's file, those of the file it builds on included."""
+    text = (CONFIGS / group / f"{chosen}.yaml").read_text()
+    values: dict[str, tuple[str, str | None]] = {}
+    for base in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
+        values |= _values(group, base) if base != "_self_" else {}
+    for key, value, comment in re.findall(r"^(\w+): +(.*?)(?:\s+# (.*))?$", text, re.MULTILINE):
+        values[key] = (value, comment or None)
+    return values
+
+
+def _meanings(where: str) -> dict[str, str]:
+    """The line under each field of a dataclass, read from its source: importing it may be slow."""
+    file, _, name = where.partition(":")
+    tree = ast.parse((CONFIGS.parent / file).read_text())
+    kind = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    meanings = {}
+    for field, below in itertools.pairwise(kind.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
+            meanings[field.target.id] = inspect.cleandoc(str(ast.literal_eval(below.value))).replace("``", "")
+    return meanings
+
+
+def _keys(path: Path) -> list[str]:
+    """The file's own keys as help lines."""
+    lines = []
+    for key, value, comment in re.findall(r"^(\w+): +(.*?)(?:\s+# (.*))?$", path.read_text(), re.MULTILINE):
+        shown = f"{key}=" if value == "???" else f"{key}={value}"
+        lines.append(f"  {shown:<30}{comment}".rstrip())
+    return lines

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from mvdiff.errors import InputError
 from mvdiff.model.camera import CameraEmbedding
 from mvdiff.model.context import ContextEncoder
+from mvdiff.model.index import INDEX, read_index
 from mvdiff.model.latents import PatchLatents
 from mvdiff.model.settings import ModelSettings
 
@@ -36,7 +37,7 @@ def write(path: Path, settings: ModelSettings, components: Mapping[str, Componen
     index: dict[str, Any] = {"_class_name": "MultiViewPipeline", "_diffusers_version": diffusers.__version__}
     index |= {name: [library, kind.__name__] for name, (library, kind) in COMPONENTS.items()}
     index["settings"] = settings.written()
-    (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def read(path: Path) -> tuple[ModelSettings, dict[str, Any]]:
@@ -44,28 +45,15 @@ def read(path: Path) -> tuple[ModelSettings, dict[str, Any]]:
 
     Raises ``InputError`` for a missing, foreign or damaged folder.
     """
-    index = _read_index(path)
+    index = read_index(path)
     for name, (library, kind) in COMPONENTS.items():
         if index.get(name) != [library, kind.__name__]:
             raise InputError(
-                f"{path / 'model_index.json'} names {index.get(name)} as its {name}",
+                f"{path / INDEX} names {index.get(name)} as its {name}",
                 f"this program loads {kind.__name__} of {library} there; give a folder it has written",
             )
     settings = ModelSettings.read(index.get("settings", {}))
     return settings, {name: _read_component(path / name, kind) for name, (_, kind) in COMPONENTS.items()}
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    file = path / "model_index.json"
-    if not file.is_file():
-        raise InputError(f"no model in {path}", "give a checkpoint folder, the one that holds model_index.json")
-    try:
-        index = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{file} is not an index", "give an undamaged checkpoint")
-    return index
 
 
 def _read_component(path: Path, kind: Any) -> Any:
