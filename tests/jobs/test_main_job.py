@@ -1,0 +1,120 @@
+"""The main job on this machine alone: every arrow, one interruption, one killed worker."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jobs.cli import main
+from jobs.runfolder import JobFolder, Run
+from jobs.watch import task_events
+from mvdiff import ResultStore, ShardDataset
+from mvdiff.events import read_events
+
+SMALL = [
+    "model.size=64", "model.patch=8", "model.widths=[16,32]", "model.latent_channels=8", "model.head_width=16",
+    "model.context_width=16", "model.condition_grid=4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    assert main(["synth", "run=lab", "samples=16", "size=64", "held_out=8", "shard_samples=4", "--wait"]) == 0
+    return Run(tmp_path / "runs" / "lab")
+
+
+def when(condition, act, seconds=120.0) -> threading.Thread:
+    """Call ``act`` with what ``condition`` returns as soon as that is true."""
+
+    def wait():
+        deadline = time.monotonic() + seconds
+        while not (found := condition()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert found
+        act(found)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def job(run: Run, name: str) -> JobFolder | None:
+    return next((folder for folder in run.jobs() if folder.job == name), None)
+
+
+def trains(run: Run):
+    folder = job(run, "train")
+    going = folder and any(event.get("last", 0) >= 5 for event in read_events(folder.events))
+    return folder and going and task_events(folder)
+
+
+def test_every_arrow_with_an_interruption_and_a_killed_worker(lab, capsys):
+    def warn(events):
+        for event in events:
+            os.kill(event["pid"], signal.SIGUSR2)
+
+    warned = when(lambda: trains(lab), warn)
+    train = ["train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.steps=60", "train.batch=4",
+             "train.log_every=0.2", *SMALL, "cluster.tasks_per_node=2", "--wait"]  # fmt: skip
+    assert main(train) == 0
+    warned.join()
+    kinds = [event["kind"] for event in task_events(job(lab, "train")) if event["rank"] == 0]
+    assert kinds == ["task started", "task stopped", "task started", "task finished"]
+
+    killed = when(
+        lambda: list(lab.results.glob("*/work/*")) and task_events(job(lab, "generate")),
+        lambda events: os.kill(events[0]["pid"], signal.SIGKILL),
+    )
+    generate = ["generate", "run=lab", "data=runs/lab/shards/heldout", "generate.slice=2", "generate.batch=1",
+                "generate.steps=25", "cluster.workers=2", "--wait"]  # fmt: skip
+    assert main(generate) == 0
+    killed.join()
+    ends = [event["kind"] for event in task_events(job(lab, "generate"))]
+    assert sorted(ends) == ["task finished", "task started", "task started"], "one of the two did not live to the end"
+    store, inputs = ResultStore(lab.results), ShardDataset(lab.shards / "heldout")
+    assert sorted(store.ids()) == sorted(inputs.ids)
+
+    assert main(["evaluate", "run=lab", "data=runs/lab/shards/heldout", "--wait"]) == 0
+    assert (lab.report / "index.html").is_file()
+    assert main(["verify", str(lab.path)]) == 0
+    assert main(["export", str(lab.results), "out=views"]) == 0
+    for sample_id, views in store:
+        np.testing.assert_array_equal(np.load(f"views/{sample_id}.npy"), views)
+
+    capsys.readouterr()
+    for words in (train, generate):
+        assert main([*words, "--json"]) == 0
+        assert "job_ids" not in json.loads(capsys.readouterr().out), "what is done is not submitted again"
+    private = [lab.path, *lab.path.glob("*"), *lab.path.glob("jobs/*/*")]
+    others = {path: path.stat().st_mode & 0o077 for path in private if path.name != "code"}
+    assert set(others.values()) == {0}, f"nobody else may look into a run: {others}"
+
+
+def test_a_shard_with_a_flipped_bit_is_refused_before_anything_is_queued(lab, capsys):
+    shard = next((lab.shards / "train").glob("*.h5"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 16
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert main(["train", "run=lab", "data=runs/lab/shards/train", *SMALL]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(shard) in told
+    assert job(lab, "train") is None
+    assert main(["verify", str(lab.path)]) == 1
+    assert str(shard) in capsys.readouterr().out
+
+
+def test_what_must_come_first_is_said(lab, capsys):
+    for words, cure in (
+        (["generate", "run=lab", "data=runs/lab/shards"], "mvdiff train run=lab"),
+        (["evaluate", "run=lab", "data=runs/lab/shards"], "mvdiff generate run=lab"),
+    ):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert cure in capsys.readouterr().err
