@@ -1,6 +1,7 @@
 """The command line: `mvdiff JOB [key=value ...]`. Imports no torch, and Hydra only once a job is asked for."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except (InputError, RequestError) as error:
         print(f"mvdiff: {error}", file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({"state": "refused", "error": str(error)}))
         return 2
     except KeyboardInterrupt:
         print("mvdiff: interrupted; a job that was already submitted goes on", file=sys.stderr)
@@ -79,6 +82,8 @@ def _job(name: str, words: list[str]) -> int:
         return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
     except JobFailed as error:
         print(f"mvdiff {name}: {error}", file=sys.stderr)
+        if parsed.json:
+            print(json.dumps({"job": name, "state": "failed", "error": str(error)}))
         return 1
 
 

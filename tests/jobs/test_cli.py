@@ -96,6 +96,12 @@ def test_json_keeps_standard_output_to_one_object(capsys, tmp_path, monkeypatch)
     assert json.loads(captured.out)["job"] == "verify"
 
 
+def test_json_is_printed_for_a_refusal_too(capsys):
+    assert main(["verify", "/does/not/exist", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"] in captured.err
+
+
 @pytest.mark.parametrize("path", ["a b", "it's", "x=y", "[1,2", "ü$HOME", "a,b", "{", "'", "\\", "null"])
 def test_paths_reach_the_configuration_as_they_are(path):
     assert composed("train", ["run=x", f"data=/{path}"]).data.path == f"/{path}"
