@@ -13,6 +13,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV): some minutes"
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tensorboard]'
 	touch $@
 

@@ -1,10 +1,13 @@
 """The command line: `mvdiff JOB [key=value ...]`. Imports no torch, and Hydra only once a job is asked for."""
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import TextIO
 
 import mvdiff
 from jobs import JOBS, manual
@@ -19,22 +22,45 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message, f"see {self.prog} --help")
 
 
+class _UntilClosed(io.TextIOBase):
+    """Standard output whose reader may leave (``| head``): the command goes on, and its exit status stays true."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the job failed, 2 the request was wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with redirect_stdout(_UntilClosed(sys.stdout)):
+        return _told(words)
+
+
+def _told(words: list[str]) -> int:
     try:
         return _run(words)
     except (InputError, RequestError) as error:
-        print(f"mvdiff: {error}", file=sys.stderr)
-        if "--json" in words:
-            print(json.dumps({"state": "refused", "error": str(error)}))
-        return 2
+        told = str(error)
+    except OSError as error:
+        told = f"{error.filename or 'a file'}: {error.strerror or error}: mend that and start again"
     except KeyboardInterrupt:
         print("mvdiff: interrupted; a job that was already submitted goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    print(f"mvdiff: {' '.join(told.split())}", file=sys.stderr)
+    if "--json" in words:
+        print(json.dumps({"state": "refused", "error": told}))
+    return 2
 
 
 def _run(words: list[str]) -> int:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 CONFIGS = Path(configs.__file__).parent
 
 LITERAL = frozenset({"data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs"})
+NULLABLE = frozenset({"checkpoint", "results", "train_data"})
 
 
 def composed(job: str, words: Sequence[str]) -> DictConfig:
@@ -47,16 +48,16 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
             raise _unknown_choice(error) from None
         except (ConfigCompositionException, ConfigKeyError) as error:
             raise _unknown_key(job, error) from None
-        except HydraException as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        key = missing[0]
-        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} --help says what it means)")
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
+    if missing:
+        key = "data" if missing[0] == "data.path" else missing[0]
+        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} --help says what it means)")
     return config
 
 
@@ -107,8 +108,10 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
                 raise InputError(
                     f"{key}={value} contains ${{, which configurations expand", "give the path another name"
                 )
-            literals[key] = None if value == "null" else value
+            literals[key] = None if value == "null" and key in NULLABLE else value
             continue
+        if word.startswith("+"):
+            raise InputError(f"{word!r} adds a key that nothing reads", "leave the + away")
         try:
             OverridesParser.create().parse_override(word)
         except HydraException:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -45,13 +44,13 @@ def demo(words: Sequence[str]) -> int:
     for line in plan.jobs:
         name, *overrides = shlex.split(line)
         overrides.insert(0, f"run={plan.run}")
-        print(f"\n$ mvdiff {name} {shlex.join(overrides)} --wait", flush=True)
+        spent = duration(time.monotonic() - begin)
+        print(f"\n[{spent}] $ mvdiff {name} {shlex.join(overrides)} --wait", flush=True)
         if name == "train":
             threading.Thread(target=_interrupt, args=(run, plan.interrupt_at_step), daemon=True).start()
         status = launch(Request(name, overrides, wait=True))
         if status:
             return status
-        print(f"({duration(time.monotonic() - begin)} so far)", file=sys.stderr, flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from omegaconf import DictConfig
 
 from jobs.compose import settings
@@ -14,6 +15,7 @@ from mvdiff.errors import InputError
 from mvdiff.evaluate.settings import EvaluateSettings
 from mvdiff.generate.plan import SET_FILE
 from mvdiff.generate.results import ResultStore
+from mvdiff.shard import ShardIndex
 
 ARRAY = False
 
@@ -33,6 +35,9 @@ def check(config: DictConfig, run: Run | None) -> None:
         )
     if config.train_data is None and (run.shards / "train").is_dir():
         config.train_data = str(run.shards / "train")
+    if config.train_data is not None:
+        config.train_data = str(Path(config.train_data).expanduser().absolute())
+        ShardIndex.scan(Path(config.train_data))
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:
@@ -73,12 +78,18 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
 def _asked(config: DictConfig) -> dict[str, Any]:
     """What decides the report."""
     return {
-        "results": config.results,
-        "results_count": len(ResultStore(Path(config.results))),
-        "truth": config.data.path,
-        "train": config.train_data,
+        "results": _content(config.results),
+        "truth": _content(config.data.path),
+        "train": config.train_data and _content(config.train_data),
         "settings": dict(config.evaluate),
     }
+
+
+def _content(path: str) -> dict[str, str]:
+    """Shards by where they lie and what they hold."""
+    index = ShardIndex.scan(Path(path))
+    rows = "\n".join(f"{sample_id} {index.checksum(i)}" for i, sample_id in enumerate(index.ids))
+    return {"path": path, "xxh3": xxhash.xxh3_128_hexdigest(rows.encode())}
 
 
 def _stamp(run: Run) -> Any:

@@ -18,6 +18,8 @@ def check(config: DictConfig, run: Run | None) -> None:
     """That there are results, and a format to write."""
     for key in ("path", "out"):
         config[key] = str(Path(config[key]).expanduser().absolute())
+    if (Path(config.path) / "results").is_dir():
+        config.path = str(Path(config.path) / "results")
     if config.format not in FORMS:
         raise InputError(f"format={config.format} is unknown", f"choose one of {', '.join(FORMS)}")
     ResultStore(Path(config.path))

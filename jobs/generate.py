@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from jobs.compose import settings
-from jobs.job import Context
+from jobs.job import Context, JobFailed
 from jobs.runfolder import Run
 from jobs.shards import check_shards
 from mvdiff.errors import InputError
-from mvdiff.generate.plan import make_plan
+from mvdiff.generate.plan import Plan, make_plan
 from mvdiff.generate.settings import GenerateSettings, Recipe
 from mvdiff.generate.status import status
 from mvdiff.model.index import stored_settings
+from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
 
 ARRAY = True
@@ -29,7 +30,12 @@ def check(config: DictConfig, run: Run | None) -> None:
     for key in ("steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = getattr(model, key)
-    settings(GenerateSettings, config.generate, "generate")
+    chosen = settings(GenerateSettings, config.generate, "generate")
+    filters(chosen.codec)
+    if not 1 <= config.generate.steps <= model.timesteps:
+        raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {model.timesteps}")
+    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
+        raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
     index = check_shards(config.data)
     if index.rig != model.rig:
         raise InputError(
@@ -55,6 +61,12 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
         return None
     left_out = f", {now.quarantined} quarantined" if now.quarantined else ""
     return f"all is done, {now.done} of {now.samples} samples{left_out}"
+
+
+def useful_workers(config: DictConfig, run: Run) -> int:
+    """One for each slice that is not published."""
+    plan = Plan.load(run.results / _recipe(config).set_id)
+    return max(1, len(plan) - len(plan.published()))
 
 
 def work(config: DictConfig, context: Context) -> str:
@@ -89,6 +101,9 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
     assert run is not None
     folder = run.results / _recipe(config).set_id
     now = status(folder)
+    if now.samples and not now.done:
+        why = next(iter(now.reasons.values()), "")
+        raise JobFailed(f"all of {now.samples} samples are quarantined, the last with: {why}")
     return {"results": str(folder), "samples": now.done, "quarantined": now.quarantined}
 
 

@@ -49,6 +49,9 @@ class Job(Protocol):
     def prepare(self, config: DictConfig, run: Run | None) -> str | None:
         """Write what the job's workers share; a sentence where there is nothing left to do, else None."""
 
+    def useful_workers(self, config: DictConfig, run: Run) -> int:
+        """Of an array: more workers than this would find nothing to do; asked after ``prepare``."""
+
     def work(self, config: DictConfig, context: Context) -> str:
         """Do the work; return "done", or "stopped" when the queue asked for it and the state is safe on disk."""
 

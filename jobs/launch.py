@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -47,7 +48,7 @@ def launch(request: Request) -> int:
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
     submitter = Submitter(cluster, f"{folder.run.name}-{request.name}", folder.logs, folder.code) if folder else None
-    if submitter and not request.dry_run:
+    if submitter and (not request.dry_run or shutil.which("sbatch")):
         submitter.check(workers)
     module.check(config, run)
     if request.dry_run:
@@ -60,11 +61,13 @@ def launch(request: Request) -> int:
         return _finish(request, answer, module, config, run)
     if cluster.kind == "here" or folder is None or submitter is None:
         return _work_here(request, answer, module, config, folder)
-    folder.create(config)
+    if workers is not None:
+        workers = config.cluster.workers = min(workers, module.useful_workers(config, folder.run))
+    folder.create(config, request.words)
     submission = submitter.submit(Task(folder.path), workers)
     folder.remember(submission)
     where = "on this machine" if cluster.kind == "local" else "in the queue"
-    _say(request, f"{request.name}: job {', '.join(submission.job_ids)} {where}, logs in {short(folder.logs)}")
+    _say(request, f"{request.name}: job {submission.shown} {where}, logs in {short(folder.logs)}")
     answer |= {"job_ids": submission.job_ids, "folder": str(folder.path)}
     if not request.wait:
         return _print_answer(request, {**answer, "state": "submitted"}, 0)
@@ -81,7 +84,7 @@ def _run(config: DictConfig, cluster: Cluster) -> Run | None:
         if cluster.kind != "here":
             raise InputError("run is not set, and a queued job needs a run folder", "add run=NAME")
         return None
-    return Run.named(config.runs, config.run)
+    return Run.named(str(config.runs), str(config.run))
 
 
 def _work_here(
@@ -91,7 +94,7 @@ def _work_here(
         if folder is None:
             module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
         else:
-            folder.create(config)
+            folder.create(config, request.words)
             Task(folder.path)(0)
     return _finish(request, answer, module, config, folder.run if folder else None)
 
@@ -99,7 +102,7 @@ def _work_here(
 def _finish(request: Request, answer: dict[str, Any], module: Job, config: DictConfig, run: Run | None) -> int:
     figures = module.figures(config, run)
     for name, value in figures.items():
-        _say(request, f"{name}: {value}")
+        _say(request, f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     return _print_answer(request, {**answer, **figures}, 0)
 
 

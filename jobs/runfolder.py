@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -96,7 +98,7 @@ class JobFolder:
     def code(self) -> Path:
         return self.path / "code"
 
-    def create(self, config: DictConfig) -> None:
+    def create(self, config: DictConfig, words: Sequence[str]) -> None:
         """Make the folder with config, provenance and a snapshot of the code, readable by its owner alone.
 
         Raises:
@@ -105,14 +107,31 @@ class JobFolder:
         _owned(self.run.path)
         try:
             self.path.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            raise InputError(
+                f"{self.path} was made by another command just now", "see what it does, then start again"
+            ) from None
         except OSError as error:
             raise InputError(f"cannot create {self.path}: {error.strerror}", "choose another runs= folder") from None
+        try:
+            self._fill(config, words)
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for folder in (self.path.parent, self.run.path):
+                with suppress(OSError):
+                    folder.rmdir()
+            reason = error.strerror or "the disk refuses, is it full?"
+            raise InputError(
+                f"cannot write {self.path}: {reason}", "make room, or choose another runs= folder"
+            ) from None
+
+    def _fill(self, config: DictConfig, words: Sequence[str]) -> None:
         for folder in (self.run.path, self.run.path / "jobs"):
             folder.chmod(0o700)
         for folder in (self.logs, self.events):
             folder.mkdir(mode=0o700)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(config))
-        write_json(self.path / "provenance.json", provenance())
+        write_json(self.path / "provenance.json", {"job": self.job, "overrides": list(words), **provenance()})
         for package in PACKAGES:
             shutil.copytree(source_root() / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
 

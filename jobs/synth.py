@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from jobs.compose import part
 from jobs.job import Context
 from jobs.runfolder import Run
-from mvdiff.mouse.colony import Colony, remaining, synthesise
+from mvdiff.mouse.colony import Colony, plan, remaining, synthesise
 
 ARRAY = True
 
@@ -24,6 +24,11 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
     if remaining(run.shards, part(Colony, config)):
         return None
     return f"all {config.samples} samples are there"
+
+
+def useful_workers(config: DictConfig, run: Run) -> int:
+    """One for each shard."""
+    return len(plan(part(Colony, config)))
 
 
 def work(config: DictConfig, context: Context) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,10 +47,10 @@ def testbed(words: Sequence[str]) -> int:
     bed = Testbed(parsed.folder)
     match parsed.verb:
         case "up":
-            return _show(
-                bed.up(nodes=parsed.nodes, gpus=parsed.gpus, accounting=parsed.accounting, packages=parsed.packages),
-                parsed.json,
+            status = bed.up(
+                nodes=parsed.nodes, gpus=parsed.gpus, accounting=parsed.accounting, packages=parsed.packages
             )
+            return _show(status, parsed.json)
         case "status":
             return _show(bed.status(), parsed.json)
         case "env":
@@ -59,11 +58,13 @@ def testbed(words: Sequence[str]) -> int:
                 print(f"export {name}={shlex.quote(value)}")
         case "crash":
             bed.crash_node(_node(parsed))
+            print(f"{parsed.node} has lost everything; mvdiff testbed recover {parsed.node} brings it back")
         case "recover":
             bed.recover_node(_node(parsed))
+            print(f"{parsed.node} is back")
         case "down":
             was_up = bed.down()
-            print("testbed is down" if was_up else "there was no testbed", file=sys.stderr)
+            print("testbed is down; unset SLURM_CONF in shells that used it" if was_up else "there was no testbed")
     return 0
 
 
@@ -97,8 +98,11 @@ def _show(status: Status, as_json: bool) -> int:
         print(json.dumps(asdict(status)))
     else:
         print(f"testbed is {status.state}" + (f" (SLURM {status.version}, {status.folder})" if status.version else ""))
+        if status.dead:
+            print(f"  not running: {', '.join(status.dead)}")
         for node in status.nodes:
             print(f"  {node.name:<6}{node.state:<12}{node.reason}".rstrip())
         if status.state == "up":
-            print('  eval "$(mvdiff testbed env)" points a shell at it', file=sys.stderr)
+            where = "" if Path(status.folder) == default_folder() else f" --folder {shlex.quote(status.folder)}"
+            print(f'  eval "$(mvdiff testbed env{where})" points a shell at it')
     return 1 if status.state == "broken" else 0

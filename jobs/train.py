@@ -12,7 +12,9 @@ from jobs.runfolder import Run
 from jobs.shards import check_shards
 from mvdiff.errors import InputError
 from mvdiff.model.settings import ModelSettings
+from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import CheckpointStore, step_of
+from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
 from slurm.rendezvous import meet
 
@@ -23,10 +25,19 @@ def check(config: DictConfig, run: Run | None) -> None:
     """Settings, shards, and that the run is not training already."""
     assert run is not None
     training = settings(TrainSettings, config.train, "train")
-    settings(ModelSettings, config.model, "model")
+    model = settings(ModelSettings, config.model, "model")
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
-    check_shards(config.data)
+    index = check_shards(config.data)
+    if (index.rig, index.size) != (model.rig, model.size):
+        raise InputError(
+            f"{config.data.path} holds pictures of {index.size} pixels by the rig {index.rig}, "
+            f"the model takes {model.size} by {model.rig}",
+            "set model.size, or pack the data as the model needs it",
+        )
+    newest = CheckpointStore(run.checkpoints).newest_good()
+    if newest is not None:
+        refuse_another(newest, describe(training, model, ShardDataset(Path(config.data.path))))
     for folder in run.jobs():
         if folder.job == "train" and folder.is_alive():
             raise InputError(
@@ -38,8 +49,6 @@ def check(config: DictConfig, run: Run | None) -> None:
 def prepare(config: DictConfig, run: Run | None) -> str | None:
     """Whether the last step has been reached before."""
     assert run is not None
-    if not run.checkpoints.is_dir():
-        return None
     newest = CheckpointStore(run.checkpoints).newest_good()
     if newest is None or step_of(newest) < config.train.steps:
         return None

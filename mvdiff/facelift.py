@@ -190,9 +190,13 @@ def _number(entry: dict[str, Any], key: str, where: str) -> float | None:
     value = entry.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} has {key} {value!r}", "give a number")
-    return float(value)
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{where} has {key} {str(value)[:40]!r}", "give a number")
+    return number
 
 
 def _rigid(value: Any, where: str) -> NDArray[np.float64]:
@@ -200,7 +204,7 @@ def _rigid(value: Any, where: str) -> NDArray[np.float64]:
     mend = "write a rigid world-to-camera matrix, 4x4, row-major, OpenCV axes (x right, y down, z forward)"
     try:
         w2c = np.array(value, np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InputError(f"{where} has a w2c that is no matrix of numbers", mend) from None
     if w2c.shape != (4, 4) or not np.isfinite(w2c).all():
         raise InputError(f"{where} has a w2c of shape {list(w2c.shape)}, or not finite", mend)

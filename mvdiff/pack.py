@@ -60,6 +60,9 @@ class PackSettings:
             raise InputError(f"size is {self.size}", f"give 1 to {MAX_SIZE}")
         if self.shard_samples < 1:
             raise InputError(f"shard_samples is {self.shard_samples}", "give 1 or more")
+        share = isinstance(self.held_out, float)
+        if not (0 <= self.held_out < 1 if share else self.held_out >= 0):
+            raise InputError(f"held_out is {self.held_out}", "give a share from 0 to below 1, or a number of samples")
         rig(self.rig)
         filters(self.codec)
         self.pattern()

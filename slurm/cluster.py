@@ -5,6 +5,11 @@ from dataclasses import dataclass, fields
 
 from slurm.errors import RequestError
 
+_LEAST = {
+    "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "workers": 1, "cpus_per_task": 1, "memory_gb": 0.1,
+    "time_min": 1, "signal_lead_s": 0,
+}  # fmt: skip
+
 KINDS = ("here", "local", "slurm")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -43,9 +48,12 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise RequestError(f"cluster.kind={self.kind!r} is unknown", f"choose one of {', '.join(KINDS)}")
-        for name, least in (("nodes", 1), ("gpus_per_node", 0), ("workers", 1), ("cpus_per_task", 1), ("time_min", 1)):
-            if getattr(self, name) < least:
-                raise RequestError(f"cluster.{name}={getattr(self, name)} is too small", f"give at least {least}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < 10**9:
+                raise RequestError(f"cluster.{name}={value} cannot be", f"give at least {least}")
+        if self.kind == "here" and self.tasks_per_node not in (None, 1):
+            raise RequestError(f"cluster.tasks_per_node={self.tasks_per_node} needs processes", "use cluster=local")
         if self.kind != "slurm" and self.nodes > 1:
             raise RequestError(
                 f"cluster.nodes={self.nodes} needs a cluster, and this one is {self.kind!r}", "add cluster=slurm"

@@ -23,6 +23,7 @@ def come_back(place: Place, folder: Path) -> NoReturn:
     rank 0's word in ``folder``. They must not wait for SIGTERM: the one that says "stop soon" may still be on its way.
     """
     if place.kind == "local":
+        print("the job starts again", flush=True)
         sys.exit(LOCAL_REQUEUE_RETURN_CODE)
     if place.kind == "slurm":
         word = folder / f"requeue-asked-{place.job_id}-{place.restart}"

@@ -31,6 +31,14 @@ class Submission:
     logs: str
     """Folder of the logs: ``JOB_RANK_log.out``."""
 
+    @property
+    def shown(self) -> str:
+        """The job ids for people: an array of many as ``123_[0-63]``."""
+        roots = {id_.partition("_")[0] for id_ in self.job_ids}
+        if len(roots) == 1 and len(self.job_ids) > 1:
+            return f"{roots.pop()}_[0-{len(self.job_ids) - 1}]"
+        return ", ".join(self.job_ids)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -117,7 +125,16 @@ class Submitter:
         with tempfile.NamedTemporaryFile("w", suffix=".sh") as probe:
             probe.write(self.script(workers))
             probe.flush()
-            run("sbatch", "--test-only", probe.name)
+            try:
+                run("sbatch", "--test-only", probe.name)
+            except RequestError as error:
+                cluster = self.cluster
+                reason = error.what.rpartition("failed: ")[2].replace("allocation failure: ", "")
+                raise RequestError(
+                    f"SLURM would not take this job ({reason}), which asks for {cluster.nodes} nodes, each with "
+                    f"{cluster.tasks} tasks of {cluster.cpus_per_task} CPUs and {cluster.gpus_per_node} GPUs",
+                    "change cluster.nodes, .gpus_per_node, .cpus_per_task, .memory_gb, .time_min, or another it names",
+                ) from None
 
     def submit(self, call: Callable[..., Any], workers: int | None) -> Submission:
         """Queue ``call()`` once, or ``call(i)`` for i in 0..workers-1 as one array (local: as so many jobs)."""

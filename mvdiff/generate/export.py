@@ -53,7 +53,7 @@ def export(store: ResultStore, out: Path, form: str, ids: Sequence[str] | None =
         raise InputError(f"{store.path} has no sample {unknown[0]!r}", "give ids that it holds")
     written = kept = 0
     refused: dict[str, str] = {}
-    with _only_export(out, {"format": form, "result_set": str(store.attributes().get("result_set", ""))}):
+    with _only_export(out, {"format": form, "result_set": store.identity()}):
         for sample_id in tracked(wanted, f"export {form}", len(wanted)):
             problem = _file_name_problem(sample_id)
             if problem:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -42,6 +43,11 @@ class GenerateSettings:
         for name in ("steps", "batch", "slice", "give_up_after", "lease_seconds", "heartbeat_seconds", "poll_seconds"):
             if getattr(self, name) <= 0:
                 raise InputError(f"generate.{name} is {getattr(self, name)}", "give a number above 0")
+        if self.seed < 0 or (self.guidance is not None and not math.isfinite(self.guidance)):
+            raise InputError(
+                f"generate.seed is {self.seed} and generate.guidance {self.guidance}",
+                "give a seed of 0 or more and a finite guidance",
+            )
         if not 0 <= self.reference_view < VIEWS:
             raise InputError(f"generate.reference_view is {self.reference_view}", f"give 0 to {VIEWS - 1}")
         if self.slice % self.batch:

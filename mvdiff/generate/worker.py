@@ -99,7 +99,7 @@ class _Worker:
     def run(self) -> Literal["done", "stopped"]:
         total = sum(self._sizes[name] for _, name in self._open)
         pause = self._settings.poll_seconds / 16
-        with Progress("generate", total) as progress:
+        with Progress("all workers together", total) as progress:
             self._progress = progress
             while not self._should_stop():
                 lease = self._claim()

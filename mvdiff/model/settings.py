@@ -69,6 +69,9 @@ class ModelSettings:
         for name in ("widths", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         rig(self.rig)
+        for name in ("size", "patch", "condition_grid", "norm_groups", "head_width", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name}={getattr(self, name)} does not fit", "give 1 or more")
         grid = self.size // self.patch
         deepest = 2 ** (len(self.widths) - 1)
         refused = [

@@ -48,6 +48,8 @@ class Colony:
         for name, low in (("samples", 1), ("seed", 0), ("shard_samples", 1), ("size", _SMALLEST)):
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}", f"give {low} or more")
+        if self.seed >= 2**63:
+            raise InputError(f"seed is {self.seed}", "give less than 2**63")
         if self.size > MAX_SIZE:
             raise InputError(f"size is {self.size}", f"give at most {MAX_SIZE}")
         Heading.parse(self.heading)
@@ -176,4 +178,7 @@ def _refuse_strangers(out: Path, batches: list[Batch]) -> None:
     for name in SETS:
         for path in sorted((out / name).rglob("*.h5")):
             if path not in planned and not path.name.startswith("."):
-                raise InputError(f"{path} is not a part of this data set", "write to a new folder, or remove this one")
+                raise InputError(
+                    f"{path} is not a shard that these settings make",
+                    "give the settings it was made with, or write to a new folder",
+                )

@@ -21,8 +21,10 @@ from mvdiff.errors import InputError
 
 T = TypeVar("T")
 
+_MEETING = timedelta(minutes=3)
+"""How long a rank waits at the start for one that may have died on its way."""
 _PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for the others, at the start and in every exchange."""
+"""How long a rank waits for the others in an exchange."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def joined(world: World, mixed_precision: str) -> Iterator[Group]:
                 world.port,
                 world.world_size,
                 is_master=world.rank == 0,
-                timeout=_PATIENCE,
+                timeout=_MEETING,
                 master_listen_fd=world.listener,
             )
             dist.init_process_group(

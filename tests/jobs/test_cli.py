@@ -67,7 +67,14 @@ def test_unknown_command(capsys):
         (["train", "run=x", "data=y", "model=huge"], ["model=huge does not exist", "tiny"]),
         (["train", "run=x", "data=y", "cluster=slrum"], ["cluster=slrum does not exist", "slurm"]),
         (["train", "data=y"], ["run is not set", "run="]),
-        (["train", "run=x"], ["data.path is not set"]),
+        (["train", "run=x"], ["data is not set"]),
+        (["synth", "run=x", "samples=${nope}"], ["nope"]),
+        (["synth", "run=x", "+foo=1"], ["+foo=1"]),
+        (["synth", "run=x", "seed=99999999999999999999"], ["seed"]),
+        (["synth", "run=x", "held_out=nan"], ["held_out"]),
+        (["train", "run=x", "data=y", "cluster.tasks_per_node=-1"], ["cluster.tasks_per_node=-1"]),
+        (["train", "run=x", "data=y", "model.patch=0"], ["model.patch=0"]),
+        (["train", "run=x", "data=y", "cluster=here", "cluster.tasks_per_node=2"], ["cluster=local"]),
         (["train", "run=x", "data=y", "--fast"], ["--fast"]),
         (["train", "run=x", "data=y", "oops"], ["'oops'", "key=value"]),
         (["train", "run=../x", "data=y"], ["run='../x'", "letters"]),
@@ -96,6 +103,16 @@ def test_json_keeps_standard_output_to_one_object(capsys, tmp_path, monkeypatch)
     assert json.loads(captured.out)["job"] == "verify"
 
 
+def test_a_reader_that_leaves_does_not_change_the_exit_status(tmp_path):
+    (tmp_path / "bad.h5").write_bytes(b"no shard")
+    command = [sys.executable, "-m", "jobs.cli", "verify", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdout = None
+        told = process.communicate()[1]
+    assert process.returncode == 1, told
+
+
 def test_json_is_printed_for_a_refusal_too(capsys):
     assert main(["verify", "/does/not/exist", "--json"]) == 2
     captured = capsys.readouterr()
@@ -118,5 +135,5 @@ def test_a_site_of_ones_own_lies_in_the_working_directory(tmp_path, monkeypatch)
 
 
 def test_data_may_name_a_file_of_its_group():
-    with pytest.raises(InputError, match=r"data\.path is not set"):
+    with pytest.raises(InputError, match="data is not set"):
         composed("train", ["run=x", "data=default"])

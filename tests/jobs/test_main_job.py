@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -108,6 +109,31 @@ def test_a_shard_with_a_flipped_bit_is_refused_before_anything_is_queued(lab, ca
     assert job(lab, "train") is None
     assert main(["verify", str(lab.path)]) == 1
     assert str(shard) in capsys.readouterr().out
+
+
+def test_another_truth_under_the_same_names_is_another_report(lab, tmp_path, capsys):
+    train = ["train", "run=lab", "data=runs/lab/shards/train", "train.steps=1", *SMALL, "--wait"]
+    assert main(train) == 0
+    generate = ["generate", "run=lab", "data=runs/lab/shards/heldout", "--wait"]
+    for key, says in (("generate.steps=5000", "1 to 1000"), ("limit=0", "limit=0"), ("generate.guidance=nan", "nan")):
+        capsys.readouterr()
+        assert main([*generate, key]) == 2
+        assert says in capsys.readouterr().err
+    assert not lab.results.exists(), "a refusal writes nothing"
+    capsys.readouterr()
+    assert main([*train, "train.seed=5"]) == 2
+    assert "train.seed is 0 there, 5 here" in capsys.readouterr().err
+    assert main(generate) == 0
+    evaluate = ["evaluate", "run=lab", "data=truth", "--wait"]
+    shutil.copytree(lab.shards / "heldout", tmp_path / "truth")
+    assert main(evaluate) == 0
+    capsys.readouterr()
+    assert main(evaluate) == 0
+    assert "up to date" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "truth")
+    shutil.copytree(lab.shards, tmp_path / "truth")
+    assert main(evaluate) == 0
+    assert "up to date" not in capsys.readouterr().out
 
 
 def test_what_must_come_first_is_said(lab, capsys):
