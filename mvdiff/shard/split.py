@@ -1,5 +1,6 @@
 """Which recordings are held out. Neighbouring frames look alike, so a recording is never divided."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -18,7 +19,7 @@ def held_out_recordings(recordings: Iterable[str], held_out: int | float, seed: 
     """
     sizes = Counter(recordings)
     total = sizes.total()
-    if held_out < 0 or (isinstance(held_out, float) and held_out >= 1 and not held_out.is_integer()):
+    if not 0 <= held_out < math.inf or (isinstance(held_out, float) and held_out >= 1 and not held_out.is_integer()):
         raise InputError(f"held_out is {held_out}", "give a number of samples, or a fraction below 1")
     wanted = max(1, round(held_out * total)) if 0 < held_out < 1 else int(held_out)
     if wanted == 0:
