@@ -1,8 +1,8 @@
 """One worker: claims slices, samples them batch by batch, publishes them, until nothing is left.
 
-Its files in the set's folder: ``leases/SLICE.ATTEMPT``; ``work/SLICE.ATTEMPT/`` with the rows of an unfinished attempt,
-written by that attempt alone; ``slice-SLICE.h5``, the published result; ``ledger/WORKER.NONCE.jsonl``. ``leases`` and
-``work`` are swept when all is published.
+Its files in the set's folder: ``leases/SLICE.ATTEMPT``; ``attempts/SLICE.ATTEMPT/`` with the rows of an unfinished
+attempt, written by that attempt alone; ``slice-SLICE.h5``, the published result; ``ledger/WORKER.NONCE.jsonl``.
+``leases`` and ``attempts`` are swept when all is published.
 """
 
 import random
@@ -30,7 +30,7 @@ from mvdiff.generate.status import LEASES
 from mvdiff.progress import Progress
 from mvdiff.shard import Sample, ShardReader, ShardWriter, verify_shard
 
-WORK = "work"
+ATTEMPTS = "attempts"
 
 Sampler = Callable[[NDArray[np.uint8], list[int]], NDArray[np.uint8]]
 """``sampler(images uint8[B H W 3], seeds)`` -> uint8[B 6 size size 3]. View ``k`` is seen by the rig's ``k``-th
@@ -166,7 +166,7 @@ class _Worker:
         self._ledger.published(part.name, lease.attempt, len(rows), missing, seconds)
         self._events.write("slice", worker=self._name, slice=part.name, samples=len(rows), seconds=round(seconds, 3))
         for number in range(1, lease.attempt + 1):
-            shutil.rmtree(self._plan.folder / WORK / f"{part.name}.{number}", ignore_errors=True)
+            shutil.rmtree(self._plan.folder / ATTEMPTS / f"{part.name}.{number}", ignore_errors=True)
 
     def _attempt_shard(self, part: Slice, lease: Lease) -> Path | None:
         """This attempt's own finished shard of ``part``, not yet under its public name; None after a stop."""
@@ -202,11 +202,11 @@ class _Worker:
         A copy, since that attempt's writer may still be alive, only slow: two writers never share a file. Its last row
         may be torn in the copy; the shard writer checks every row and cuts off what is not whole.
         """
-        work = self._plan.folder / WORK
-        own = work / f"{part.name}.{lease.attempt}"
+        attempts = self._plan.folder / ATTEMPTS
+        own = attempts / f"{part.name}.{lease.attempt}"
         for attempt in range(lease.attempt - 1, 0, -1):
-            before = work / f"{part.name}.{attempt}"
-            partial = work / f".{own.name}.copy"
+            before = attempts / f"{part.name}.{attempt}"
+            partial = attempts / f".{own.name}.copy"
             # Its writer may rename files while they are copied: what cannot be copied whole is made again.
             with suppress(OSError):
                 shutil.copytree(before, partial)
@@ -269,7 +269,7 @@ class _Worker:
 
     def _sweep(self) -> None:
         """Clear the leases and unfinished attempts of this plan's slices, all published by now."""
-        for path in (*(self._plan.folder / LEASES).iterdir(), *(self._plan.folder / WORK).glob("*")):
+        for path in (*(self._plan.folder / LEASES).iterdir(), *(self._plan.folder / ATTEMPTS).glob("*")):
             if path.name.lstrip(".").partition(".")[0] in self._sizes:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)

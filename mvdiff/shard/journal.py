@@ -48,6 +48,8 @@ class Journal:
         size = os.fstat(self._handle).st_size
         found = self._frame(0, size)
         if found is None:
+            # Frames behind a damaged header must not be taken for rows of what is written now.
+            os.ftruncate(self._handle, 0)
             self._end = 0
             self._write(header)
             return

@@ -90,7 +90,7 @@ def test_from_pictures_to_the_report(cluster, lab, eventually, capsys):
     assert sorted(map(state, folder.submission().job_ids)) == ["COMPLETED"] * 3 + ["FAILED"]
     results, inputs = ResultStore(lab.results), ShardDataset(lab.shards / "heldout")
     assert sorted(results.ids()) == sorted(inputs.ids)
-    assert not list(lab.results.glob("*/work/*")), "nothing half-done is left"
+    assert not list(lab.results.glob("*/attempts/*")), "nothing half-done is left"
 
     capsys.readouterr()
     assert main(["verify", str(lab.results), "--json"]) == 0

@@ -68,7 +68,7 @@ def test_every_arrow_with_an_interruption_and_a_killed_worker(lab, capsys):
     assert kinds == ["task started", "task stopped", "task started", "task finished"]
 
     killed = when(
-        lambda: list(lab.results.glob("*/work/*")) and task_events(job(lab, "generate")),
+        lambda: list(lab.results.glob("*/attempts/*")) and task_events(job(lab, "generate")),
         lambda events: os.kill(events[0]["pid"], signal.SIGKILL),
     )
     generate = ["generate", "run=lab", "data=runs/lab/shards/heldout", "generate.slice=2", "generate.batch=1",

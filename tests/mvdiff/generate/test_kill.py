@@ -91,7 +91,7 @@ def test_killed_at_every_write_boundary(bench, sampler, tmp_path):
         state = status(plan.folder)
         assert (state.done, state.finished) == (4, True)
         assert not list((plan.folder / "leases").iterdir()), fatal
-        assert not list((plan.folder / "work").glob("*")), fatal
+        assert not list((plan.folder / "attempts").glob("*")), fatal
         assert sum(line["kind"] == "published" for line in read_ledger(plan.folder)) <= 1
 
 

@@ -185,7 +185,7 @@ def test_a_paused_worker_that_comes_back_changes_nothing(bench, calm, sampler):
 def test_what_a_killed_attempt_left_is_continued_from_a_copy(bench, calm, sampler):
     plan = bench.plan(limit=4)
     bench.work_one_batch(plan)
-    [left] = [path for path in (plan.folder / "work").iterdir() if path.is_dir()]
+    [left] = [path for path in (plan.folder / "attempts").iterdir() if path.is_dir()]
     before = {path.name: path.read_bytes() for path in left.iterdir()}
     assert before
     seen = []
@@ -204,7 +204,7 @@ def test_what_a_killed_attempt_left_is_continued_from_a_copy(bench, calm, sample
 def test_bad_rows_of_an_earlier_attempt_are_made_again(bench, calm, harm):
     plan = bench.plan(limit=4)
     bench.work_one_batch(plan)
-    [left] = [path for path in (plan.folder / "work").rglob("*") if path.is_file()]
+    [left] = [path for path in (plan.folder / "attempts").rglob("*") if path.is_file()]
     content = bytearray(left.read_bytes())
     if harm == "flip":
         content[len(content) * 3 // 4] ^= 1

@@ -212,3 +212,17 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(writer, sample, shard,
             assert {p.name for p in folder.iterdir()} <= {"a.h5", "acknowledged"}
         boundary += 1
     assert boundary > 20
+
+
+def test_rows_behind_a_damaged_header_are_not_taken_for_new_ones(tmp_path, sample, writer):
+    path = tmp_path / "a.h5"
+    with writer(path) as first:
+        first.append(sample(0))
+    journal = path.with_name(f".{path.name}.part")
+    content = bytearray(journal.read_bytes())
+    content[16] ^= 1
+    journal.write_bytes(content)
+    with writer(path) as second:
+        assert second.rows == 0
+    with writer(path) as third:
+        assert third.rows == 0
