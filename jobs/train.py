@@ -14,7 +14,7 @@ from mvdiff.errors import InputError
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import CheckpointStore, step_of
-from mvdiff.train.record import describe, refuse_another
+from mvdiff.train.record import describe, refuse_another, refuse_misfit
 from mvdiff.train.settings import TrainSettings
 from slurm.rendezvous import meet
 
@@ -28,16 +28,13 @@ def check(config: DictConfig, run: Run | None) -> None:
     model = settings(ModelSettings, config.model, "model")
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
-    index = check_shards(config.data)
-    if (index.rig, index.size) != (model.rig, model.size):
-        raise InputError(
-            f"{config.data.path} holds pictures of {index.size} pixels by the rig {index.rig}, "
-            f"the model takes {model.size} by {model.rig}",
-            "set model.size, or pack the data as the model needs it",
-        )
+    check_shards(config.data)
+    data = Path(config.data.path)
+    dataset = ShardDataset(data)
+    refuse_misfit(model, dataset, data)
     newest = CheckpointStore(run.checkpoints).newest_good()
     if newest is not None:
-        refuse_another(newest, describe(training, model, ShardDataset(Path(config.data.path))))
+        refuse_another(newest, describe(training, model, dataset))
     for folder in run.jobs():
         if folder.job == "train" and folder.is_alive():
             raise InputError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
@@ -58,9 +57,7 @@ class ResultStore:
 
     def identity(self) -> str:
         """What tells this store from others: its result set, which may grow; of plain shards a hash of their rows."""
-        result_set = str(self.attributes().get("result_set", ""))
-        rows = "\n".join(f"{sample_id} {self._index.checksum(i)}" for i, sample_id in enumerate(self._index.ids))
-        return result_set or xxhash.xxh3_128_hexdigest(rows.encode())
+        return str(self.attributes().get("result_set", "")) or self._index.fingerprint()
 
     def attributes(self) -> dict[str, Any]:
         """What made the results: checkpoint, steps, guidance, seed, ... (of the first file)."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
@@ -114,6 +115,11 @@ class ShardIndex:
     def locate(self, i: int) -> tuple[Path, int]:
         """Shard and row of sample ``i``."""
         return self.shards[self._shard[i]], int(self._row[i])
+
+    def fingerprint(self) -> str:
+        """What the rows hold, whatever shards they lie in: xxh3_128 over every id and checksum, sorted."""
+        rows = sorted(f"{sample_id} {self.checksum(i)}" for i, sample_id in enumerate(self.ids))
+        return xxhash.xxh3_128_hexdigest("\n".join(rows).encode())
 
     def checksum(self, i: int) -> int:
         """Row checksum of sample ``i``, as ``Sample.checksum`` gives it."""

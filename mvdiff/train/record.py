@@ -6,8 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from mvdiff.errors import InputError
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
@@ -24,12 +22,25 @@ def describe(settings: TrainSettings, model_settings: ModelSettings, dataset: Sh
 
     The data are known by a hash of every sample's id and checksum: the same samples in other shards are the same data.
     """
-    rows = sorted(f"{sample_id} {dataset.index.checksum(i)}" for i, sample_id in enumerate(dataset.ids))
     return {
         "train": asdict(settings),
         "model": model_settings.written(),
-        "data": {"samples": len(rows), "xxh3": xxhash.xxh3_128_hexdigest("\n".join(rows).encode())},
+        "data": {"samples": len(dataset), "xxh3": dataset.index.fingerprint()},
     }
+
+
+def refuse_misfit(model_settings: ModelSettings, dataset: ShardDataset, data: Path) -> None:
+    """Raise an ``InputError`` if the shards at ``data`` are not of the rig and picture size the model is made for."""
+    if dataset.rig != model_settings.rig:
+        raise InputError(
+            f"{data} shows views of the rig {dataset.rig}, the model is made for {model_settings.rig}",
+            "choose the model or the data whose cameras match",
+        )
+    if dataset.size != model_settings.size:
+        raise InputError(
+            f"{data} holds pictures of {dataset.size} pixels, the model takes {model_settings.size}",
+            "set model.size, or pack the data at the model's size",
+        )
 
 
 def refuse_another(checkpoint: Path, asked: Record) -> None:

@@ -61,7 +61,7 @@ def train(
     """
     settings.share(world.world_size)
     dataset = ShardDataset(data)
-    _refuse_misfit(model_settings, dataset, data)
+    record.refuse_misfit(model_settings, dataset, data)
     torch.set_num_threads(settings.threads)
     store = CheckpointStore(checkpoints, log, on_boundary)
     try:
@@ -232,17 +232,4 @@ class Trainer:
         return Diverged(
             f"{what} is not finite at step {step}, samples {', '.join(blamed or ids)}: "
             f"lower train.learning_rate, or look at these samples; {self.store.path(self.saved)} is untouched"
-        )
-
-
-def _refuse_misfit(model_settings: ModelSettings, dataset: ShardDataset, data: Path) -> None:
-    if dataset.rig != model_settings.rig:
-        raise InputError(
-            f"{data} shows views of the rig {dataset.rig}, the model is made for {model_settings.rig}",
-            "choose the model or the data whose cameras match",
-        )
-    if dataset.size != model_settings.size:
-        raise InputError(
-            f"{data} holds pictures of {dataset.size} pixels, the model takes {model_settings.size}",
-            "set model.size, or pack the data at the model's size",
         )
