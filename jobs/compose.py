@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 CONFIGS = Path(configs.__file__).parent
 
-LITERAL = frozenset({"data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs"})
-NULLABLE = frozenset({"checkpoint", "results", "train_data"})
+LITERAL = frozenset(
+    {"data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs", "model.pretrained"}
+)
+NULLABLE = frozenset({"checkpoint", "results", "train_data", "model.pretrained"})
 
 
 def composed(job: str, words: Sequence[str]) -> DictConfig:

@@ -15,7 +15,8 @@ from mvdiff.errors import InputError
 from mvdiff.generate.plan import Plan, make_plan
 from mvdiff.generate.settings import GenerateSettings, Recipe
 from mvdiff.generate.status import status
-from mvdiff.model.index import stored_settings
+from mvdiff.model.index import stored_settings, stored_timesteps
+from mvdiff.rig import rig
 from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
 
@@ -27,19 +28,22 @@ def check(config: DictConfig, run: Run | None) -> None:
     assert run is not None
     config.checkpoint = str(_checkpoint(config, run))
     model = stored_settings(Path(config.checkpoint))
-    for key in ("steps", "guidance"):
+    for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = getattr(model, key)
     chosen = settings(GenerateSettings, config.generate, "generate")
     filters(chosen.codec)
-    if not 1 <= config.generate.steps <= model.timesteps:
-        raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {model.timesteps}")
+    timesteps = stored_timesteps(Path(config.checkpoint))
+    if not 1 <= config.generate.steps <= timesteps:
+        raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {timesteps}")
+    model.refuse_turned_tile(chosen.reference_view > 0, f"generate.reference_view={chosen.reference_view}")
     if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
         raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
     index = check_shards(config.data)
     if index.rig != model.rig:
         raise InputError(
-            f"{config.data.path} was taken with the rig {index.rig}, the checkpoint makes views of the rig {model.rig}",
+            f"{config.data.path} was taken with the rig {rig(index.rig).described}, the checkpoint makes views of "
+            f"{model.cameras.described}",
             "give data of that rig, or a checkpoint trained on this one",
         )
 
@@ -79,12 +83,21 @@ def work(config: DictConfig, context: Context) -> str:
     assert context.run and context.events
     torch.set_num_threads(config.cluster.cpus_per_task)
     pipeline = MultiViewPipeline.from_pretrained(
-        Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu"
+        Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu", config.generate.mixed_precision
     )
     recipe = _recipe(config)
 
     def sampler(images: NDArray[np.uint8], seeds: list[int]) -> NDArray[np.uint8]:
-        return pipeline(images, seeds, recipe.steps, recipe.guidance, reference_view=recipe.reference_view)
+        return pipeline(
+            images,
+            seeds,
+            recipe.steps,
+            recipe.guidance,
+            reference_view=recipe.reference_view,
+            sampler=recipe.sampler,
+            guidance_rescale=recipe.guidance_rescale,
+            guidance_interval=recipe.guidance_interval,
+        )
 
     return run_worker(
         context.run.results / recipe.set_id,

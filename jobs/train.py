@@ -11,10 +11,12 @@ from jobs.job import Context
 from jobs.runfolder import Run
 from jobs.shards import check_shards
 from mvdiff.errors import InputError
-from mvdiff.model.settings import ModelSettings
+from mvdiff.model.pretrained import find
+from mvdiff.model.settings import RANDOM, ModelSettings
 from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import CheckpointStore, step_of
-from mvdiff.train.record import describe, refuse_another, refuse_misfit
+from mvdiff.train.fitness import refuse_misfit, refuse_unfit
+from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
 from slurm.rendezvous import meet
 
@@ -25,16 +27,20 @@ def check(config: DictConfig, run: Run | None) -> None:
     """Settings, shards, and that the run is not training already."""
     assert run is not None
     training = settings(TrainSettings, config.train, "train")
+    if config.model.pretrained not in (None, RANDOM):
+        config.model.pretrained = str(find(config.model.pretrained))
     model = settings(ModelSettings, config.model, "model")
+    refuse_unfit(training, model)
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
     check_shards(config.data)
     data = Path(config.data.path)
     dataset = ShardDataset(data)
     refuse_misfit(model, dataset, data)
+    asked = describe(training, model, dataset)
     newest = CheckpointStore(run.checkpoints).newest_good()
     if newest is not None:
-        refuse_another(newest, describe(training, model, dataset))
+        refuse_another(newest, asked)
     for folder in run.jobs():
         if folder.job == "train" and folder.is_alive():
             raise InputError(

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mvdiff.rig import cropped
+
 
 def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB uint8 [..., 3] of straight-alpha RGBA uint8 [..., 4] over white, rounded to the nearest integer."""
@@ -43,5 +45,4 @@ class Framing:
     def intrinsics(self, k: NDArray[np.float64]) -> NDArray[np.float64]:
         """K [..., 3, 3] of the picture to that of the result (pixel coordinates count from the outer corner)."""
         left, top, right, _ = self.box
-        scale = self.size / (right - left)
-        return np.array([[scale, 0, -scale * left], [0, scale, -scale * top], [0, 0, 1]]) @ k
+        return cropped(k, left, top, right - left, self.size)

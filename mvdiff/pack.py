@@ -17,7 +17,7 @@ from mvdiff.durable import write_json, write_text
 from mvdiff.errors import InputError
 from mvdiff.facelift import find_samples, read_sample
 from mvdiff.progress import Progress
-from mvdiff.rig import rig
+from mvdiff.rig import readable, rig
 from mvdiff.shard.codec import filters
 from mvdiff.shard.reader import ShardReader
 from mvdiff.shard.schema import MAX_SIZE, Sample
@@ -39,8 +39,8 @@ class PackSettings:
 
     size: int
     """Height and width of the packed pictures in pixels."""
-    rig: str
-    """Name of the cameras that every sample must have."""
+    rig: Any
+    """The cameras that every sample must have: what ``rig.rig`` takes; kept as the rig's text."""
     codec: str
     """How the shards are compressed."""
     held_out: int | float
@@ -54,6 +54,9 @@ class PackSettings:
     strict: bool
     """Whether one bad sample refuses the whole; otherwise it is left out and reported."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rig", rig(self.rig).text)
+
     def check(self) -> None:
         """Raise an ``InputError`` for the first setting that makes no sense."""
         if not 1 <= self.size <= MAX_SIZE:
@@ -63,7 +66,6 @@ class PackSettings:
         share = isinstance(self.held_out, float)
         if not (0 <= self.held_out < 1 if share else self.held_out >= 0):
             raise InputError(f"held_out is {self.held_out}", "give a share from 0 to below 1, or a number of samples")
-        rig(self.rig)
         filters(self.codec)
         self.pattern()
 
@@ -271,8 +273,9 @@ def _refuse_other_settings(record: dict[str, Any], settings: PackSettings, out: 
     for key, value in asdict(settings).items():
         before = record["settings"].get(key)
         if before != value:
+            there, here = (readable(str(one)) if key == "rig" else repr(one) for one in (before, value))
             raise InputError(
-                f"{out} was packed with {key} {before!r}, not {value!r}", "pack into another folder, or delete this one"
+                f"{out} was packed with {key} {there}, not {here}", "pack into another folder, or delete this one"
             )
 
 

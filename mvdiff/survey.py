@@ -14,7 +14,7 @@ import numpy as np
 from mvdiff.errors import InputError
 from mvdiff.facelift import find_samples, read_sample
 from mvdiff.progress import Progress
-from mvdiff.rig import Rig, angle_between
+from mvdiff.rig import Rig, angle_between, field_of_view
 from mvdiff.shard.schema import Sample
 
 S = TypeVar("S")
@@ -87,7 +87,7 @@ def survey(source: Path, *, size: int, rig: Rig, recording_pattern: re.Pattern[s
 
 
 def _candidate(folder: Path, sample: Sample, rig: Rig) -> Candidate:
-    fov = np.rad2deg(2 * np.arctan(sample.size / (2 * sample.intrinsics[:, (0, 1), (0, 1)])))
+    fov = np.stack([field_of_view(sample.intrinsics, sample.size, axis) for axis in (0, 1)])
     return Candidate(
         folder,
         sample.sample_id,

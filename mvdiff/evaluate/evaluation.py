@@ -23,7 +23,7 @@ from mvdiff.generate.plan import SET_FILE
 from mvdiff.generate.results import ResultStore
 from mvdiff.generate.status import status
 from mvdiff.progress import tracked
-from mvdiff.rig import VIEWS, angle_between
+from mvdiff.rig import VIEWS, angle_between, readable
 from mvdiff.shard import CorruptRow, Sample, ShardDataset
 
 _ANGLE_TOLERANCE = 1.0
@@ -53,8 +53,8 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
         train_data = ShardDataset(train)
         if (train_data.size, train_data.rig) != (data.size, data.rig):
             raise InputError(
-                f"{train} has views of {train_data.size} pixels by rig {train_data.rig}, {truth} of {data.size} by "
-                f"{data.rig}",
+                f"{train} has views of {train_data.size} pixels by rig {readable(train_data.rig)}, "
+                f"{truth} of {data.size} by {readable(data.rig)}",
                 "pack both alike",
             )
         leaked = baselines.shared(data.recordings, train_data.recordings)

@@ -11,15 +11,28 @@ import xxhash
 from mvdiff.errors import InputError
 from mvdiff.rig import VIEWS
 
+CHOICES = {
+    "sampler": ("euler_ancestral", "ddim", "dpmsolver++", "unipc"),
+    "mixed_precision": ("no", "bf16"),
+}
+
 
 @dataclass(frozen=True)
 class GenerateSettings:
     """The values of ``configs/generate/``. ``InputError`` when one makes no sense."""
 
+    sampler: str
+    """``euler_ancestral``, ``ddim``, ``dpmsolver++`` or ``unipc``."""
     steps: int
     """Sampler steps."""
     guidance: float
     """Classifier-free guidance scale."""
+    guidance_rescale: float
+    """Share by which guided predictions are brought back to the deviation of unguided ones; 0: off."""
+    guidance_interval: tuple[float, float]
+    """Shares of the noise schedule between which guidance acts; [0, 1]: always."""
+    mixed_precision: str
+    """``no`` (float32) or ``bf16``, where the device has it."""
     seed: int
     """Seed of the whole set; a sample's noise comes from it and the sample's id."""
     reference_view: int
@@ -50,6 +63,16 @@ class GenerateSettings:
             )
         if not 0 <= self.reference_view < VIEWS:
             raise InputError(f"generate.reference_view is {self.reference_view}", f"give 0 to {VIEWS - 1}")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise InputError(f"generate.guidance_rescale is {self.guidance_rescale}", "give 0 (off) to 1")
+        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise InputError(
+                f"generate.guidance_interval is {list(self.guidance_interval)}",
+                "give two rising numbers from 0 to 1, as in [0.1, 0.8]",
+            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"generate.{name} is {getattr(self, name)}", f"choose {', '.join(choices)}")
         if self.slice % self.batch:
             raise InputError(
                 f"generate.slice is {self.slice}, no multiple of generate.batch, {self.batch}",
@@ -72,8 +95,12 @@ class Recipe:
     """Name of the rig of inputs and outputs."""
     size: int
     """Height and width of the generated views in pixels."""
+    sampler: str
     steps: int
     guidance: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
+    mixed_precision: str
     seed: int
     reference_view: int
     batch: int
@@ -82,10 +109,16 @@ class Recipe:
     @classmethod
     def of(cls, settings: GenerateSettings, *, checkpoint: str, rig: str, size: int) -> Self:
         """The recipe of ``settings`` with the checkpoint whose hash is ``checkpoint``."""
+        low, high = settings.guidance_interval
         return cls(
-            checkpoint, rig, size, settings.steps, float(settings.guidance), settings.seed, settings.reference_view,
-            settings.batch,
+            checkpoint, rig, size, settings.sampler, settings.steps, float(settings.guidance),
+            float(settings.guidance_rescale), (float(low), float(high)), settings.mixed_precision, settings.seed,
+            settings.reference_view, settings.batch,
         )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        # a list where it was read from JSON
+        object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
 
     @property
     def set_id(self) -> str:
@@ -96,6 +129,7 @@ class Recipe:
         """What a result shard says about its making."""
         kept: dict[str, Any] = asdict(self)
         del kept["rig"], kept["size"]
+        kept["guidance_interval"] = " ".join(f"{end:g}" for end in self.guidance_interval)
         return {**kept, "result_set": self.set_id}
 
 

@@ -1,78 +1,146 @@
 """A model on disk: diffusers' folder layout, one folder a component, safetensors and JSON only."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import CLIPVisionModelWithProjection
 
 from mvdiff.errors import InputError
+from mvdiff.model import adapter
 from mvdiff.model.camera import CameraEmbedding
-from mvdiff.model.context import ContextEncoder
+from mvdiff.model.context import LearnedContext, PromptContext
 from mvdiff.model.index import INDEX, read_index
 from mvdiff.model.latents import PatchLatents
 from mvdiff.model.settings import ModelSettings
+from mvdiff.placement import Placement
 
-Component = UNet2DConditionModel | PatchLatents | CameraEmbedding | ContextEncoder | DDIMScheduler
+if TYPE_CHECKING:
+    from mvdiff.model.multiview import MultiViewModel
 
 # The only classes that a model folder may name: nothing in it can make us import or call anything else.
-COMPONENTS: dict[str, tuple[str, type[Component]]] = {
-    "unet": ("diffusers", UNet2DConditionModel),
-    "vae": ("mvdiff", PatchLatents),
-    "camera": ("mvdiff", CameraEmbedding),
-    "context": ("mvdiff", ContextEncoder),
-    "scheduler": ("diffusers", DDIMScheduler),
+COMPONENTS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "unet": (("diffusers", UNet2DConditionModel),),
+    "vae": (("mvdiff", PatchLatents), ("diffusers", AutoencoderKL)),
+    "context": (("mvdiff", LearnedContext), ("mvdiff", PromptContext)),
+    "camera": (("mvdiff", CameraEmbedding),),
+    "vision_encoder": (("transformers", CLIPVisionModelWithProjection),),
+    "scheduler": (("diffusers", DDIMScheduler), ("diffusers", EulerAncestralDiscreteScheduler)),
 }
+OPTIONAL = ("camera", "vision_encoder")
+
+_SCHEDULERS = (DDIMScheduler, EulerAncestralDiscreteScheduler)
 
 
-def write(path: Path, settings: ModelSettings, components: Mapping[str, Component]) -> None:
-    """Write ``components`` (by folder name) and their index into ``path``, which is made where missing."""
+@torch.no_grad()
+def write(path: Path, model: "MultiViewModel") -> None:
+    """Write ``model`` into ``path``, which is made where missing.
+
+    A LoRA is merged into the UNet and also lies beside it, in ``unet_lora/``; a trained word is encoded into the stored
+    prompt.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    for name, component in components.items():
-        component.save_pretrained(path / name)
+    if model.word is not None:
+        model.context.prompt.copy_(model.word())
     index: dict[str, Any] = {"_class_name": "MultiViewPipeline", "_diffusers_version": diffusers.__version__}
-    index |= {name: [library, kind.__name__] for name, (library, kind) in COMPONENTS.items()}
-    index["settings"] = settings.written()
+    for name, allowed in COMPONENTS.items():
+        component = getattr(model, name)
+        if component is None:
+            index[name] = [None, None]
+            continue
+        index[name] = next([library, kind.__name__] for library, kind in allowed if isinstance(component, kind))
+        _forget_origin(component)
+        if name == "unet" and adapter.is_on(component):
+            component.save_config(path / name)
+            weights = path / name / "diffusion_pytorch_model.safetensors"
+            save_file(adapter.merged(component), weights, metadata={"format": "pt"})
+            component.save_lora_adapter(path / "unet_lora", safe_serialization=True)
+        else:
+            component.save_pretrained(path / name)
+    index |= {
+        "settings": model.settings.written(),
+        "slots": list(model.slots),
+        "placement": model.placement.written(),
+    }
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def read(path: Path) -> tuple[ModelSettings, dict[str, Any]]:
-    """Settings and components that ``write`` put into ``path``.
+def read(path: Path) -> dict[str, Any]:
+    """What ``write`` put into ``path``, as arguments of ``MultiViewModel``.
 
     Raises ``InputError`` for a missing, foreign or damaged folder.
     """
     index = read_index(path)
-    for name, (library, kind) in COMPONENTS.items():
-        if index.get(name) != [library, kind.__name__]:
-            raise InputError(
-                f"{path / INDEX} names {index.get(name)} as its {name}",
-                f"this program loads {kind.__name__} of {library} there; give a folder it has written",
-            )
-    settings = ModelSettings.read(index.get("settings", {}))
-    return settings, {name: _read_component(path / name, kind) for name, (_, kind) in COMPONENTS.items()}
+    classes = {name: _class(path, index, name) for name in COMPONENTS}
+    slots = index.get("slots")
+    if not isinstance(slots, list) or sorted(map(str, slots)) != [str(k) for k in range(6)]:
+        raise InputError(f"{path / INDEX} names the slots {slots}", "give an undamaged checkpoint")
+    arguments: dict[str, Any] = {
+        "settings": ModelSettings.read(index.get("settings", {})),
+        "slots": slots,
+        "placement": Placement.read(index.get("placement")),
+    }
+    components = {name: read_component(path / name, kind) for name, kind in classes.items() if kind is not None}
+    return arguments | components
 
 
-def _read_component(path: Path, kind: Any) -> Any:
+def _class(path: Path, index: dict[str, Any], name: str) -> Any:
+    named = index.get(name)
+    if name in OPTIONAL and named == [None, None]:
+        return None
+    for library, kind in COMPONENTS[name]:
+        if named == [library, kind.__name__]:
+            return kind
+    loaded = " or ".join(f"{kind.__name__} of {library}" for library, kind in COMPONENTS[name])
+    raise InputError(
+        f"{path / INDEX} names {named} as its {name}",
+        f"this program loads {loaded} there; give a folder it has written",
+    )
+
+
+def read_component(path: Path, kind: Any, **changes: Any) -> Any:
+    """The component in the folder ``path``; ``changes`` override its configuration.
+
+    Raises ``InputError`` where it is missing or damaged, or its weights are not just those of its configuration.
+    """
     if not path.is_dir():
         raise InputError(f"the model lacks its folder {path}", "give a complete checkpoint")
+    options: dict[str, Any] = {"local_files_only": True}
+    if kind not in _SCHEDULERS:
+        options |= {"use_safetensors": True, "output_loading_info": True}
+        if kind is CLIPVisionModelWithProjection:
+            options["dtype"] = torch.float32
+        else:
+            options["low_cpu_mem_usage"] = False
     try:
-        if kind is DDIMScheduler:
-            return DDIMScheduler.from_pretrained(path, local_files_only=True)
-        # diffusers draws weights that a file lacks at random and only warns: ask what it found.
-        component, found = kind.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
+        loaded = kind.from_pretrained(path, **options, **changes)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} does not load ({reason})", "give an undamaged checkpoint") from error
+    if kind in _SCHEDULERS:
+        return loaded
+    # Weights that a file lacks are drawn at random, with no more than a warning: ask what was found.
+    component, found = loaded
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[what]:
             raise InputError(
-                f"weights of {path} do not fit: {what.replace('_', ' ')} {', '.join(map(str, found[what][:3]))}",
+                f"weights of {path} do not fit: {what.replace('_', ' ')} {', '.join(map(str, list(found[what])[:3]))}",
                 "give an undamaged checkpoint, of the same version of this program",
             )
     return component
+
+
+def _forget_origin(component: Any) -> None:
+    """diffusers and transformers note the folder they loaded from: a restart must not show in a checkpoint."""
+    if hasattr(component, "register_to_config"):
+        component.register_to_config(_name_or_path="")
+    else:
+        component.config._name_or_path = ""

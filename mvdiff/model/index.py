@@ -24,6 +24,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def stored_timesteps(folder: Path) -> int:
+    """Length of the noise schedule of the model saved in ``folder``; ``InputError`` where it does not say."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    try:
+        return int(json.loads(file.read_text())["num_train_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from None
+
+
 def stored_settings(folder: Path) -> ModelSettings:
     """Settings of the model saved in ``folder``; ``InputError`` as for ``read_index``."""
     return ModelSettings.read(read_index(folder).get("settings", {}))

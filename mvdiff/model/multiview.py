@@ -1,26 +1,40 @@
 """The multi-view model: a stock diffusers UNet over six view latents, joined by attention, told its cameras."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import CLIPVisionModelWithProjection
 
 from mvdiff.model import attention, folder
 from mvdiff.model.attention import Joint
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.camera import CameraEmbedding
-from mvdiff.model.context import ContextEncoder
+from mvdiff.model.context import LearnedContext, PromptContext
 from mvdiff.model.latents import PatchLatents
+from mvdiff.model.layout import tile, untile
 from mvdiff.model.settings import ModelSettings
+from mvdiff.model.space import KLSpace, LatentSpace, PatchSpace
+from mvdiff.model.vision import Sight, clip_input
+from mvdiff.model.word import NewWord
+from mvdiff.placement import Placement
 from mvdiff.rig import VIEWS
+
+
+@dataclass
+class Reference:
+    """Condition pictures as the frozen parts of the model see them."""
+
+    latents: Tensor
+    """float [B, C, s, s]"""
+    embedding: Tensor | None
+    """float [B, width], the vision encoder's; None where the model has none."""
 
 
 @dataclass
@@ -28,19 +42,19 @@ class Condition:
     """What the views of a pass see of the condition picture."""
 
     latents: Tensor
-    """float [B, C, h, w], blank where the condition is dropped."""
+    """float [B, C, s, s], or [1, C, s, s] for all samples alike; blank where the condition is dropped."""
     context: Tensor
-    """float [B, tokens, width], for cross-attention."""
+    """float [B, tokens, width], or [1, ...], for cross-attention."""
     seen: dict[str, Tensor]
-    """What the reference pass left for each self-attention layer: float [B, h w, width]."""
+    """What the reference pass left for each self-attention layer: float [B, s s, width], or [1, ...]."""
 
 
 class MultiViewModel(nn.Module):
-    """Six views in the batch axis of one UNet.
+    """Six views through one UNet, side by side in the batch axis or as one tile (``layout.py``).
 
     The views of a sample and the tokens of its condition meet in self-attention (``attention.py``), each view's camera
-    is added to the time embedding (``class_embed_type="identity"``), the condition as a whole reaches every view by
-    cross-attention (``context.py``). The UNet predicts v (Salimans and Ho 2022, appendix D).
+    enters as ``camera.py`` says, the condition as a whole reaches every view by cross-attention (``context.py``). The
+    UNet predicts v (Salimans and Ho 2022, appendix D). Latents are [B, 6, C, h, w] everywhere but inside a tile.
     """
 
     signal: Tensor
@@ -51,163 +65,198 @@ class MultiViewModel(nn.Module):
     def __init__(
         self,
         settings: ModelSettings,
+        *,
         unet: UNet2DConditionModel,
-        vae: PatchLatents,
-        camera: CameraEmbedding,
-        context: ContextEncoder,
-        scheduler: DDIMScheduler,
+        vae: Any,
+        context: LearnedContext | PromptContext,
+        scheduler: Any,
+        slots: Sequence[int],
+        placement: Placement,
+        camera: CameraEmbedding | None = None,
+        vision_encoder: CLIPVisionModelWithProjection | None = None,
+        word: NewWord | None = None,
     ) -> None:
+        """``vae`` is a ``PatchLatents`` or an ``AutoencoderKL``, ``scheduler`` one of diffusers'."""
         super().__init__()
         self.settings = settings
-        self.unet, self.camera, self.context = unet, camera, context
+        self.unet, self.camera, self.context, self.word = unet, camera, context, word
         self.vae = vae.requires_grad_(False)
+        self.vision_encoder = vision_encoder.requires_grad_(False) if vision_encoder is not None else None
         self.scheduler = scheduler
+        self.slots = tuple(slots)
+        self.placement = placement
+        self.tiled = settings.layout == "tile"
+        self.space: LatentSpace = (
+            PatchSpace(vae) if isinstance(vae, PatchLatents) else KLSpace(vae, self.slots if self.tiled else None)
+        )
+        if isinstance(context, PromptContext):
+            context.prompt.requires_grad_(settings.prompt == "learnable")
         attention.install(unet)
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
 
-    @classmethod
-    def create(cls, settings: ModelSettings, views: Iterable[NDArray[np.uint8]], seed: int) -> Self:
-        """A model with random weights and a latent space fitted on ``views`` (each uint8 [6, H, W, 3]).
-
-        The same settings, views and seed give the same model; torch's global generator is left as it was.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            vae = PatchLatents.fit(
-                views,
-                patch=settings.patch,
-                channels=settings.latent_channels,
-                whitening=settings.latent_whitening,
-                deviation=settings.latent_deviation,
-                floor=settings.latent_floor,
-            )
-            unet = UNet2DConditionModel(
-                sample_size=settings.grid,
-                in_channels=settings.latent_channels * (1 + settings.condition_channels),
-                out_channels=settings.latent_channels,
-                block_out_channels=settings.widths,
-                down_block_types=["CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention],
-                up_block_types=["CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(settings.attention)],
-                mid_block_type=_middle(settings),
-                layers_per_block=settings.layers_per_block,
-                # diffusers calls the number of heads of each resolution `attention_head_dim`.
-                attention_head_dim=[max(1, width // settings.head_width) for width in settings.widths],
-                norm_num_groups=settings.norm_groups,
-                cross_attention_dim=settings.context_width,
-                use_linear_projection=True,
-                class_embed_type="identity",
-            )
-            camera = CameraEmbedding(width=4 * settings.widths[0])
-            context = ContextEncoder(
-                latent_channels=settings.latent_channels,
-                grid=settings.condition_grid,
-                tokens=settings.context_tokens,
-                width=settings.context_width,
-            )
-        scheduler = DDIMScheduler(
-            num_train_timesteps=settings.timesteps,
-            beta_start=settings.beta_start,
-            beta_end=settings.beta_end,
-            beta_schedule=settings.beta_schedule,
-            prediction_type="v_prediction",
-            timestep_spacing="trailing",
-            rescale_betas_zero_snr=settings.zero_terminal_snr,
-            clip_sample=False,
-            set_alpha_to_one=True,
-        )
-        return cls(settings, unet, vae, camera, context, scheduler)
-
     @property
     def num_train_timesteps(self) -> int:
         """Timesteps of a training batch lie in [0, this)."""
-        return self.settings.timesteps
+        return len(self.signal)
 
     @property
-    def noise_rows(self) -> int:
-        """Rows of noise that one sample takes: one a view, and one for a reference that is noised too."""
-        return VIEWS + (self.settings.reference == "noised")
+    def sight(self) -> Sight:
+        """How condition pictures are resized for this model."""
+        glance: Any = self.vision_encoder.config.image_size if self.vision_encoder is not None else 0
+        return Sight(self.settings.condition_size, glance)
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of one view of ``size`` pixels."""
-        return self.settings.latent_channels, size // self.settings.patch, size // self.settings.patch
+    @property
+    def noised_reference(self) -> bool:
+        """Whether the condition is noised like the views, and its pass repeated at every timestep."""
+        return self.settings.reference == "noised"
+
+    @property
+    def noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What a training sample takes of standard normal noise, by name."""
+        channels = self.space.channels
+        views = (VIEWS, channels, *[self.settings.size // self.space.factor] * 2)
+        reference = (channels, *[self.settings.condition_size // self.space.factor] * 2)
+        shapes: dict[str, tuple[int, ...]] = {"views": views}
+        if self.noised_reference:
+            shapes["reference"] = reference
+        if self.space.samples:
+            shapes |= {"views_posterior": views, "reference_posterior": reference}
+        return shapes
 
     def forward(self, batch: TrainingBatch) -> Tensor:
         """Loss float [B] of each sample: the mean square error of v over its six views."""
-        samples = len(batch.sample_ids)
-        clean = self.vae.encode(batch.views.flatten(0, 1)).unflatten(0, (samples, VIEWS))  # [B, 6, C, h, w]
-        noise = batch.noise[:, :VIEWS]
+        with torch.no_grad():
+            clean = self.space.encode(batch.views, batch.noise.get("views_posterior")).float()  # [B, 6, C, h, w]
+            reference = self.refer(batch.reference, batch.glance, batch.noise.get("reference_posterior"))
+            blank = self.blank(batch.noise.get("reference_posterior"))
+        noise = batch.noise["views"]
         signal, spread = (level[batch.timestep].view(-1, 1, 1, 1, 1) for level in (self.signal, self.spread))
         noisy = signal * clean + spread * noise
         target = signal * noise - spread * clean
-        reference = self.vae.encode(batch.reference)
-        condition = self.condition(reference, batch.timestep, batch.noise[:, VIEWS:], batch.dropped)
-        predicted = self.predict_v(noisy, batch.timestep, batch.azimuth, batch.elevation, condition)
-        return functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3, 4))
+        condition = self.condition(reference, blank, batch.timestep, batch.noise.get("reference"), batch.dropped)
+        predicted = self.predict_v(noisy, batch.timestep, batch.cameras, condition)
+        return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3, 4))
 
-    def condition(self, reference: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Condition:
-        """What the views see of reference latents float [B, C, h, w]: their context and the reference pass.
+    def refer(self, pictures: Tensor, glance: Tensor, noise: Tensor | None) -> Reference:
+        """What the frozen parts make of condition ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3].
 
-        ``noise`` float [B, 1, C, h, w] is used where settings say that the reference is noised at ``timestep`` int64
-        [B]; a clean reference is seen at timestep 0, whatever the views' timestep. Where ``dropped`` (bool [B]) is set,
-        the condition is the unconditional one: a blank picture and the empty prompt.
+        ``noise`` float [B, C, s, s] where latents are drawn from a posterior.
         """
-        latents = torch.where(dropped[:, None, None, None], torch.zeros_like(reference), reference)
-        context = self.context(latents, dropped)
-        if self.settings.reference == "noised":
+        embedding = None
+        if self.vision_encoder is not None:
+            embedding = self.vision_encoder(clip_input(glance).to(self.vision_encoder.dtype)).image_embeds.float()
+        return Reference(self.space.encode_reference(pictures, noise).float(), embedding)
+
+    def blank(self, noise: Tensor | None) -> Tensor:
+        """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above."""
+        return self.space.blank_reference(self.settings.condition_size // self.space.factor, noise).float()
+
+    def condition(
+        self, reference: Reference, blank: Tensor, timestep: Tensor, noise: Tensor | None, dropped: Tensor
+    ) -> Condition:
+        """What the views see of ``reference``: its context and what its own pass through the UNet leaves.
+
+        ``noise`` float [B, C, s, s] is used where settings say that the reference is noised at ``timestep`` int64 [B];
+        a clean reference is seen at timestep 0, whatever the views' timestep. Where ``dropped`` (bool [B]) is set, the
+        condition is the unconditional one: the latents ``blank`` and the empty prompt.
+        """
+        latents = torch.where(dropped[:, None, None, None], blank, reference.latents)
+        context = self.context(latents, reference.embedding, dropped, self.word() if self.word is not None else None)
+        return self._seen(latents, context, timestep, noise)
+
+    def unconditional(self, blank: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
+        """What every sample sees whose condition is dropped: one row, to be shared by a whole batch.
+
+        ``blank`` float [1, C, s, s], ``timestep`` int64 [1], ``noise`` float [1, C, s, s].
+        """
+        dropped = torch.ones(1, dtype=torch.bool, device=blank.device)
+        context = self.context(blank, None, dropped, None)
+        return self._seen(blank, context, timestep, noise)
+
+    def _seen(self, latents: Tensor, context: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
+        """The reference pass."""
+        if self.noised_reference:
+            assert noise is not None
             signal, spread = (level[timestep].view(-1, 1, 1, 1) for level in (self.signal, self.spread))
-            shown = signal * latents + spread * noise[:, 0]
+            shown = signal * latents + spread * noise
         else:
             shown, timestep = latents, torch.zeros_like(timestep)
         joint = Joint(views=1, keep=True)
-        here = torch.zeros(len(latents), device=latents.device)
-        self.unet(
-            self._input(shown, latents),
-            timestep,
-            encoder_hidden_states=context,
-            class_labels=self.camera(here, here),
-            cross_attention_kwargs={"joint": joint},
-        )
+        here = torch.zeros(len(latents), 4, device=latents.device)
+        self._unet(shown, latents, timestep, context, None if self.tiled else here, joint)
         return Condition(latents, context, joint.reference)
 
-    def predict_v(
-        self, noisy: Tensor, timestep: Tensor, azimuth: Tensor, elevation: Tensor, condition: Condition
-    ) -> Tensor:
+    def predict_v(self, noisy: Tensor, timestep: Tensor, cameras: Tensor, condition: Condition) -> Tensor:
         """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.
 
-        ``timestep`` int64 [B], ``azimuth`` and ``elevation`` float [B, 6] in degrees relative to the reference.
+        ``timestep`` int64 [B], ``cameras`` float [B, 6, 4] relative to the reference; a tile's slots are its cameras.
         """
-        views = noisy.shape[1]
-        predicted = self.unet(
-            self._input(noisy.flatten(0, 1), condition.latents.repeat_interleave(views, 0)),
+        samples, views = noisy.shape[:2]
+        latents = condition.latents.expand(samples, -1, -1, -1)
+        context = condition.context.expand(samples, -1, -1)
+        joint = Joint(views=1 if self.tiled else views, reference=condition.seen)
+        if self.tiled:
+            return untile(self._unet(tile(noisy, self.slots), latents, timestep, context, None, joint), self.slots)
+        predicted = self._unet(
+            noisy.flatten(0, 1),
+            latents.repeat_interleave(views, 0),
             timestep.repeat_interleave(views),
-            encoder_hidden_states=condition.context.repeat_interleave(views, 0),
-            class_labels=self.camera(azimuth, elevation).flatten(0, 1),
-            cross_attention_kwargs={"joint": Joint(views=views, reference=condition.seen)},
-        ).sample  # [B 6, C, h, w]
+            context.repeat_interleave(views, 0),
+            cameras.flatten(0, 1),
+            joint,
+        )  # [B 6, C, h, w]
         return predicted.unflatten(0, (-1, views))
 
-    def _input(self, latents: Tensor, condition: Tensor) -> Tensor:
-        """float [N, C, h, w], the UNet's input; [N, 2 C, h, w] with the condition's latents where settings say so."""
-        return torch.cat([latents, condition], 1) if self.settings.condition_channels else latents
+    def _unet(
+        self,
+        noisy: Tensor,
+        latents: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        cameras: Tensor | None,
+        joint: Joint,
+    ) -> Tensor:
+        """float [N, C, h, w] of one pass; ``latents`` are the condition's, ``cameras`` float [N, 4] or None."""
+        channels, labels = [noisy], None
+        if self.settings.new is not None and self.settings.new.condition_channels:
+            channels.append(latents)
+        if self.camera is not None and cameras is not None:
+            injected = self.camera(cameras)
+            if self.camera.injection == "adaln":
+                labels = injected
+            elif self.camera.injection == "cross_attention":
+                context = context + self.camera.into_tokens(injected)
+            else:
+                channels.append(self.camera.into_channels(injected, *noisy.shape[-2:]))
+        return self.unet(
+            torch.cat(channels, 1) if len(channels) > 1 else noisy,
+            timestep,
+            encoder_hidden_states=context,
+            class_labels=labels,
+            cross_attention_kwargs={"joint": joint},
+        ).sample
+
+    def twin(self) -> Self:
+        """A copy whose trained weights are its own, while both share what is frozen."""
+        frozen: dict[int, Any] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        frozen |= {id(b): b for b in self.buffers()}
+        return copy.deepcopy(self, frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.vae, self.vision_encoder, self.word):
+            if frozen is not None:
+                frozen.eval()
+        return self
 
     def save_pretrained(self, path: Path) -> None:
         """Write diffusers' folder layout into ``path``: safetensors and JSON only."""
-        folder.write(path, self.settings, self.components())
+        folder.write(path, self)
 
     @classmethod
     def from_pretrained(cls, path: Path) -> Self:
         """The model that ``save_pretrained`` wrote; ``InputError`` where ``path`` does not hold one."""
-        settings, components = folder.read(path)
-        return cls(settings, **components)
-
-    def components(self) -> dict[str, folder.Component]:
-        """The parts that are saved, by folder name."""
-        return {name: getattr(self, name) for name in folder.COMPONENTS}
-
-
-def _middle(settings: ModelSettings) -> str | None:
-    if not settings.middle:
-        return None
-    return "UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D"
+        return cls(**folder.read(path))

@@ -1,19 +1,22 @@
-"""Sampling: pictures in, six views of each out."""
+"""Pictures in, six views of each out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from mvdiff.errors import InputError
-from mvdiff.model.multiview import Condition, MultiViewModel
+from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.noise import SampleNoise
+from mvdiff.model.sampler import Sampling, sample
+from mvdiff.placement import framed
 from mvdiff.rig import VIEWS
+
+PRECISIONS = {"no": None, "bf16": torch.bfloat16}
 
 
 class MultiViewPipeline:
@@ -23,14 +26,19 @@ class MultiViewPipeline:
     view ``k`` is seen from the rig's ``k``-th camera, the picture being what camera ``reference_view`` sees.
     """
 
-    def __init__(self, model: MultiViewModel, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: MultiViewModel, device: torch.device | str = "cpu", mixed_precision: str = "no") -> None:
+        if mixed_precision not in PRECISIONS:
+            raise InputError(f"mixed precision {mixed_precision!r}", f"choose {' or '.join(PRECISIONS)}")
         self.model = model.to(device).eval()
         self.device = torch.device(device)
+        self._autocast = PRECISIONS[mixed_precision]
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
+    def from_pretrained(
+        cls, folder: Path | str, device: torch.device | str = "cpu", mixed_precision: str = "no"
+    ) -> Self:
         """The model saved in ``folder`` (a checkpoint); ``InputError`` where there is none."""
-        return cls(MultiViewModel.from_pretrained(Path(folder)), device)
+        return cls(MultiViewModel.from_pretrained(Path(folder)), device, mixed_precision)
 
     @torch.inference_mode()
     def __call__(
@@ -39,90 +47,72 @@ class MultiViewPipeline:
         seeds: Sequence[int],
         steps: int | None = None,
         guidance: float | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] = lambda steps: None,
         reference_view: int = 0,
+        masks: Sequence[NDArray[Any] | None] | None = None,
+        sampler: str | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> NDArray[np.uint8]:
-        """Six views uint8 [B, 6, size, size, 3] of each of ``images`` (uint8 [H, W, 3], or 4 with alpha, any size).
+        """Six views uint8 [B, 6, size, size, 3] of each of ``images``.
 
-        A sample's noise comes from its own seed alone, so its views do not depend on what else is in the batch.
-        ``steps`` and ``guidance`` (1: none) default to the model's; ``progress`` is called with 1 after each step.
-        Raises ``InputError`` for pictures of another kind for a number of seeds that is not that of the
-        pictures, for steps or a view out of range.
+        An image is uint8 [H, W], [H, W, 3], or [H, W, 4] with alpha, of any size; where it has another background than
+        white, give its alpha or a mask ([H, W], bool or uint8): it is framed as training frames its pictures
+        (``mvdiff.placement.framed``). A sample's noise comes from its own seed alone, so its views do not depend on
+        what else is in the batch. ``steps``, ``guidance`` (1: none) and ``sampler`` default to the model's;
+        ``guidance_rescale`` and ``guidance_interval`` are explained at ``Sampling``; ``progress`` is called with 1
+        after each step. Raises ``InputError`` for pictures of another kind, for a number of seeds or masks that is not
+        that of the pictures, for steps or a view out of range.
         """
         settings = self.model.settings
-        steps = settings.steps if steps is None else steps
-        guidance = settings.guidance if guidance is None else guidance
-        if len(images) != len(seeds):
-            raise InputError(f"{len(images)} pictures and {len(seeds)} seeds", "give one seed a picture")
-        if not 1 <= steps <= settings.timesteps:
-            raise InputError(f"{steps} sampling steps", f"choose 1 to {settings.timesteps}")
+        sampling = Sampling(
+            settings.sampler if sampler is None else sampler,
+            settings.steps if steps is None else steps,
+            settings.guidance if guidance is None else guidance,
+            guidance_rescale,
+            guidance_interval,
+        )
+        masks = [None] * len(images) if masks is None else masks
+        if len(images) != len(seeds) or len(images) != len(masks):
+            raise InputError(
+                f"{len(images)} pictures, {len(seeds)} seeds and {len(masks)} masks", "give one seed a picture"
+            )
         if not 0 <= reference_view < VIEWS:
             raise InputError(f"reference view {reference_view}", f"choose 0 to {VIEWS - 1}")
+        settings.refuse_turned_tile(reference_view > 0, f"reference view {reference_view}")
+        sampling.scheduler(self.model)
         if len(images) == 0:
             return np.zeros((0, VIEWS, settings.size, settings.size, 3), np.uint8)
-        pictures = np.stack([framed(image, settings.size) for image in images])  # [B, size, size, 3]
-        reference = self.model.vae.encode(torch.from_numpy(pictures).to(self.device))
-        latents = self.sample(reference, list(seeds), steps, guidance, progress or (lambda count: None), reference_view)
-        views = self.model.vae.decode(latents.flatten(0, 1)).unflatten(0, (-1, VIEWS))
+        seen = [
+            framed(image, settings.size, self.model.placement, mask) for image, mask in zip(images, masks, strict=True)
+        ]
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            latents = self.sample(seen, seeds, sampling, progress, reference_view)
+            views = self.model.space.decode(latents)
+        if self.model.tiled:
+            views = views.roll(reference_view, 1)
         return views.cpu().numpy()
 
     def sample(
         self,
-        reference: Tensor,
+        pictures: Sequence[NDArray[np.uint8]],
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        progress: Callable[[int], None],
-        reference_view: int,
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda steps: None,
+        reference_view: int = 0,
     ) -> Tensor:
-        """View latents float [B, 6, C, h, w] of reference latents float [B, C, h, w], by DDIM (Song et al. 2020)."""
-        model, samples = self.model, len(reference)
-        noise = self.noise(seeds)  # [B, R, C, h, w]
-        azimuth, elevation = self.relative_cameras(reference_view, samples)
-        branches = [torch.zeros(samples, dtype=torch.bool, device=self.device)]
-        if guidance != 1:
-            branches.append(~branches[0])
-        scheduler = DDIMScheduler.from_config(model.scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device)
-        latents = noise[:, :VIEWS] * scheduler.init_noise_sigma
-        conditions: list[Condition] = []
-        for step in scheduler.timesteps:
-            timestep = step.expand(samples)
-            if not conditions or model.settings.reference == "noised":
-                conditions = [model.condition(reference, timestep, noise[:, VIEWS:], dropped) for dropped in branches]
-            predicted = [model.predict_v(latents, timestep, azimuth, elevation, condition) for condition in conditions]
-            v = predicted[0] if guidance == 1 else predicted[1] + guidance * (predicted[0] - predicted[1])
-            latents = scheduler.step(v, step, latents, eta=0.0).prev_sample
-            progress(1)
-        return latents
-
-    def noise(self, seeds: Sequence[int]) -> Tensor:
-        """float [B, R, C, h, w], each sample's drawn on the CPU from a generator of its own."""
-        shape = (self.model.noise_rows, *self.model.latent_shape(self.model.settings.size))
-        drawn = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(int(seed))) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
-
-    def relative_cameras(self, reference_view: int, samples: int) -> tuple[Tensor, Tensor]:
-        """Azimuth and elevation float [B, 6] in degrees of the rig's cameras relative to its ``reference_view``."""
-        rig = self.model.settings.cameras
-        relative = (
-            torch.tensor([angle - angles[reference_view] for angle in angles], device=self.device)
-            for angles in (rig.azimuth, rig.elevation)
+        """View latents float [B, 6, C, h, w] of framed ``pictures`` uint8 [size, size, 3]."""
+        reference, glance = (
+            torch.from_numpy(np.stack(resized)).to(self.device)
+            for resized in zip(*map(self.model.sight, pictures), strict=True)
         )
-        azimuth, elevation = (angles.expand(samples, VIEWS) for angles in relative)
-        return azimuth % 360, elevation
-
-
-def framed(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 [size, size, 3] on white of a square picture uint8 [H, H, 3], or 4 with straight alpha."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or image.shape[0] != image.shape[1]:
-        raise InputError(
-            f"a picture is {image.dtype} {list(image.shape)}", "give square pictures, uint8 [H, H, 3] or [H, H, 4]"
+        cameras = torch.from_numpy(self.model.settings.cameras.relative(reference_view)).to(self.device)
+        return sample(
+            self.model,
+            reference,
+            glance,
+            cameras.expand(len(pictures), -1, -1),
+            SampleNoise(seeds, self.device),
+            sampling,
+            progress,
         )
-    if image.shape[2] == 4:
-        alpha = image[..., 3:].astype(np.float32) / 255
-        image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    if image.shape[0] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

@@ -7,17 +7,25 @@ from typing import Any, Self
 from mvdiff.errors import InputError
 from mvdiff.rig import Rig, rig
 
+NEW_WORD = "[MOUSE]"
+"""The token that ``prompt=token`` adds to the vocabulary."""
+
+RANDOM = "random"
+"""``pretrained=random``: the published architecture with random weights, for measurements."""
+
+_CHOICES = {
+    "layout": ("views", "tile"),
+    "camera": ("adaln", "cross_attention", "concat", "none"),
+    "reference": ("clean", "noised"),
+    "prompt": ("text", "learnable", "token"),
+    "sampler": ("ddim", "euler_ancestral", "dpmsolver++", "unipc"),
+}
+
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """Architecture, noise schedule and the sampler's usual values of one multi-view model."""
+class NewModel:
+    """Architecture and noise schedule of a model that is made from nothing."""
 
-    name: str
-    """Name of the model, for people."""
-    rig: str
-    """The rig whose six cameras the model is trained for (``mvdiff/rig.py``)."""
-    size: int
-    """Height and width of the pictures in pixels, a multiple of ``patch``."""
     patch: int
     """Side in pixels of the square patch that becomes one latent position."""
     latent_channels: int
@@ -48,8 +56,6 @@ class ModelSettings:
     """Width of a context token."""
     condition_grid: int
     """The condition's global embedding sees it averaged to this many cells a side."""
-    reference: str
-    """``clean``: reference attention sees the condition without noise; ``noised``: at the target's timestep."""
     timesteps: int
     """Length of the training noise schedule."""
     beta_start: float
@@ -60,31 +66,17 @@ class ModelSettings:
     """``linear`` or ``scaled_linear``, as diffusers names them."""
     zero_terminal_snr: bool
     """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023, section 3.1)."""
-    steps: int
-    """Sampling steps when none are asked for."""
-    guidance: float
-    """Guidance scale when none is asked for; 1 is no guidance."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        rig(self.rig)
-        for name in ("size", "patch", "condition_grid", "norm_groups", "head_width", "latent_channels"):
+        for name in ("patch", "condition_grid", "norm_groups", "head_width", "latent_channels", "timesteps"):
             if getattr(self, name) < 1:
-                raise InputError(f"model.{name}={getattr(self, name)} does not fit", "give 1 or more")
-        grid = self.size // self.patch
-        deepest = 2 ** (len(self.widths) - 1)
+                raise _misfit(f"new.{name}", getattr(self, name), "give 1 or more")
         refused = [
             (len(self.widths) < 2, "widths", "give at least two resolutions"),
             (len(self.attention) != len(self.widths), "attention", "give one true or false for each of widths"),
             (not any(self.attention), "attention", "at least one resolution needs attention, or views never meet"),
-            (self.size % self.patch != 0, "patch", f"choose a divisor of size={self.size}"),
-            (
-                grid % deepest != 0,
-                "widths",
-                f"{grid} latents a side do not halve {len(self.widths) - 1} times",
-            ),
-            (grid % self.condition_grid != 0, "condition_grid", f"choose a divisor of {grid}, the latents' side"),
             (any(w % self.norm_groups for w in self.widths), "norm_groups", "choose a divisor of every width"),
             (
                 any(w % self.head_width for w, on in zip(self.widths, self.attention, strict=False) if on),
@@ -92,27 +84,147 @@ class ModelSettings:
                 "choose a divisor of every width with attention",
             ),
             (self.latent_channels > 3 * self.patch**2, "latent_channels", "a patch has fewer values than that"),
-            (self.reference not in ("clean", "noised"), "reference", "choose clean or noised"),
             (self.beta_schedule not in ("linear", "scaled_linear"), "beta_schedule", "choose linear or scaled_linear"),
-            (not 1 <= self.steps <= self.timesteps, "steps", f"choose 1 to {self.timesteps}"),
         ]
         for wrong, key, mend in refused:
             if wrong:
-                raise InputError(f"model.{key}={getattr(self, key)} does not fit", mend)
+                raise _misfit(f"new.{key}", getattr(self, key), mend)
+
+    def refuse_size(self, size: int) -> None:
+        """Raise an ``InputError`` where pictures of ``size`` pixels do not fit the architecture."""
+        grid = size // self.patch
+        refused = [
+            (size % self.patch != 0, "patch", f"choose a divisor of size={size}"),
+            (
+                grid % 2 ** (len(self.widths) - 1) != 0,
+                "widths",
+                f"{grid} latents a side do not halve {len(self.widths) - 1} times",
+            ),
+            (grid % self.condition_grid != 0, "condition_grid", f"choose a divisor of {grid}, the latents' side"),
+        ]
+        for wrong, key, mend in refused:
+            if wrong:
+                raise _misfit(f"new.{key}", getattr(self, key), mend)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One multi-view model: where its weights come from, how views, cameras and prompt enter, how it is sampled."""
+
+    name: str
+    """Name of the model, for people."""
+    pretrained: str | None
+    """Weights to start from: a folder in diffusers' layout (Zero123++, Stable Diffusion 2.1, or a checkpoint of this
+    program), or the name of one in the local hub cache; ``random``: the published architecture with random weights;
+    null: the architecture of ``new``."""
+    pretrained_rig: Any
+    """The six cameras that published weights were trained for; null where they know none, or say it themselves."""
+    mapping: Any
+    """Which view trains which of the pretrained model's six, where the rigs differ: ``order``, ``nearest``, or a list;
+    null: they must not differ."""
+    accept_half: bool
+    """Train float32 copies of a UNet that was stored in half precision."""
+    rig: Any
+    """The rig whose six cameras the model makes: a name (``mvdiff/rig.py``), or {name, azimuth, elevation, fov,
+    distance}."""
+    size: int
+    """Height and width of the pictures in pixels."""
+    condition_size: int
+    """Side in pixels at which the condition's latents are taken for reference attention."""
+    layout: str
+    """``views``: six latents in the batch axis, each with its camera; ``tile``: one image of 3 x 2 views."""
+    camera: str
+    """How cameras enter: ``adaln`` (added to the time embedding), ``cross_attention`` (added to the context),
+    ``concat`` (input channels); ``none`` for a tile, whose slots are its cameras."""
+    reference: str
+    """``clean``: reference attention sees the condition without noise; ``noised``: at the target's timestep."""
+    prompt: str
+    """``text``: fixed; ``learnable``: its embedding is trained; ``token``: the row of ``[MOUSE]`` alone is trained."""
+    prompt_text: str
+    """The prompt; where a learnable one starts."""
+    sampler: str
+    """The sampler when none is asked for: ``euler_ancestral``, ``ddim``, ``dpmsolver++`` or ``unipc``."""
+    steps: int
+    """Sampling steps when none are asked for."""
+    guidance: float
+    """Guidance scale when none is asked for; 1 is no guidance."""
+    new: NewModel | None
+    """What a model made from nothing consists of; null where ``pretrained`` says it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.new, Mapping):
+            object.__setattr__(self, "new", _built(NewModel, self.new, "new."))
+        if isinstance(self.mapping, list | tuple):
+            object.__setattr__(self, "mapping", tuple(self.mapping))
+        for name in ("rig", "pretrained_rig"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, rig(getattr(self, name)).text)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _misfit(name, getattr(self, name), f"choose {', '.join(choices)}")
+        for name in ("size", "condition_size", "steps"):
+            if getattr(self, name) < 1:
+                raise _misfit(name, getattr(self, name), "give 1 or more")
+        tiled = self.layout == "tile"
+        refused = [
+            (
+                self.pretrained is None and self.new is None,
+                "pretrained",
+                "give a folder in diffusers' layout or a name in the hub cache (random: random weights)",
+            ),
+            (tiled and self.camera != "none", "camera", "a tile serves all views with one time embedding: camera=none"),
+            (
+                not tiled and self.camera == "none",
+                "camera",
+                f"separate views are told apart by their cameras alone: choose {', '.join(_CHOICES['camera'][:3])}",
+            ),
+            (
+                self.prompt == "token" and NEW_WORD not in self.prompt_text,
+                "prompt_text",
+                f"a prompt with a new token names it: 'a photo of a {NEW_WORD}, white background'",
+            ),
+            (
+                self.prompt != "token" and NEW_WORD in self.prompt_text,
+                "prompt_text",
+                f"{NEW_WORD} is a word only with model.prompt=token",
+            ),
+            (
+                self.prompt == "token" and self.pretrained in (None, RANDOM),
+                "prompt",
+                "a new token needs a text encoder: give model.pretrained",
+            ),
+            (self.new is not None and self.prompt != "learnable", "prompt", "a new model has a learnable prompt only"),
+            (
+                self.new is not None and self.condition_size != self.size,
+                "condition_size",
+                f"a new model sees it as large as its views: {self.size}",
+            ),
+        ]
+        for wrong, key, mend in refused:
+            if wrong:
+                raise _misfit(key, getattr(self, key), mend)
+        if self.new is not None:
+            self.new.refuse_size(self.size)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """Settings from a mapping that names each of them, as stored with the weights."""
-        known = {field.name for field in fields(cls)}
-        if missing := sorted(known - set(values)):
-            raise InputError(f"model settings lack {', '.join(missing)}", "use the settings written with the weights")
-        if foreign := sorted(set(values) - known):
-            raise InputError(f"unknown model settings {', '.join(foreign)}", f"known are {', '.join(sorted(known))}")
-        return cls(**values)
+        return _built(cls, values, "")
 
     def written(self) -> dict[str, Any]:
         """The mapping that ``read`` takes, of plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return _plain(asdict(self))
+
+    def refuse_turned_tile(self, turned: bool, key: str) -> None:
+        """Raise an ``InputError`` where ``turned`` and a tile cannot be told from another view than the rig's first.
+
+        A tile's slots are its cameras: seen from another view they turn with it, which only an even rig allows.
+        """
+        if turned and self.layout == "tile" and not self.cameras.even:
+            raise InputError(
+                f"{key} does not fit: {self.cameras.described} is not the same from each of its views",
+                "take view 0 as the reference, or train with model.layout=views",
+            )
 
     @property
     def cameras(self) -> Rig:
@@ -120,6 +232,31 @@ class ModelSettings:
         return rig(self.rig)
 
     @property
-    def grid(self) -> int:
-        """Latent positions a side."""
-        return self.size // self.patch
+    def starts_from_weights(self) -> bool:
+        """Whether the weights come from a folder."""
+        return self.pretrained not in (None, RANDOM)
+
+
+def _built(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    known = {field.name for field in fields(kind)}
+    if missing := sorted(known - set(values)):
+        raise InputError(
+            f"model settings lack {', '.join(prefix + name for name in missing)}",
+            "use the settings written with the weights",
+        )
+    if foreign := sorted(set(values) - known):
+        raise InputError(
+            f"unknown model settings {', '.join(prefix + name for name in foreign)}",
+            f"known are {', '.join(sorted(known))}",
+        )
+    return kind(**values)
+
+
+def _misfit(key: str, value: Any, mend: str) -> InputError:
+    return InputError(f"model.{key}={value} does not fit", mend)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

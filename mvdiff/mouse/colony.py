@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mvdiff.errors import InputError
 from mvdiff.mouse.heading import Heading
@@ -34,14 +35,17 @@ class Colony:
     """``front``, ``side``, ``front-or-side``, ``any``, or a number of degrees."""
     size: int
     """Height and width of the pictures in pixels."""
-    rig: str
-    """Name of the cameras."""
+    rig: Any
+    """The cameras: what ``rig.rig`` takes; kept as the rig's text."""
     codec: str
     """How the shards are compressed."""
     held_out: float
     """What goes to ``heldout``: a share of the samples below 1, or how many; never a part of an animal's."""
     shard_samples: int
     """Samples a shard."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rig", rig(self.rig).text)
 
     def check(self) -> None:
         """Raise an ``InputError`` for the first setting that makes no sense."""
@@ -53,7 +57,6 @@ class Colony:
         if self.size > MAX_SIZE:
             raise InputError(f"size is {self.size}", f"give at most {MAX_SIZE}")
         Heading.parse(self.heading)
-        rig(self.rig)
         filters(self.codec)
         plan(self)
 

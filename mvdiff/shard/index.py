@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
 from mvdiff.progress import Progress
+from mvdiff.rig import readable
 from mvdiff.shard.reader import ShardReader
 from mvdiff.shard.schema import name_problem
 from mvdiff.shard.seal import DamagedShard
@@ -77,8 +78,8 @@ class ShardIndex:
                     first, expected = reader, traits
                 elif traits != expected:
                     raise InputError(
-                        f"{shard} has rig {traits[0]} at {traits[1]} pixels, "
-                        f"and {shards[0]} {expected[0]} at {expected[1]}",
+                        f"{shard} has rig {readable(traits[0])} at {traits[1]} pixels, "
+                        f"and {shards[0]} {readable(expected[0])} at {expected[1]}",
                         "keep them in folders apart",
                     )
                 for sample_id in reader.ids():

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mvdiff.errors import InputError
 from mvdiff.shard.codec import read_row
 from mvdiff.shard.handle import HDF5_ERRORS, Handle, brief
@@ -59,6 +62,11 @@ class ShardReader:
     def checksum(self, row: int) -> int:
         """Stored checksum of one row."""
         return int(self._opened().column("checksum")[row])
+
+    def directions(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Azimuth and elevation float32 [N, 6] in degrees of every row's cameras."""
+        handle = self._opened()
+        return handle.column("azimuth"), handle.column("elevation")
 
     @property
     def attributes(self) -> dict[str, Any]:

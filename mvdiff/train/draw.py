@@ -1,5 +1,6 @@
 """The draws of training: timestep, noise, dropped condition and reference view of one sample at one place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ class Draw:
     """Whether the condition is withheld, so that guidance has an unconditional branch."""
     reference: int
     """Which of the rig's views is the reference; the targets follow from it around the rig."""
-    noise: Tensor
-    """float32 [R, C, h, w], standard normal, on the CPU."""
+    noise: dict[str, Tensor]
+    """float32, standard normal, on the CPU: one tensor for each of ``Chance.noise_shapes``."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Chance:
     """Probability that the condition is withheld."""
     random_reference: bool
     """Whether any view may be the reference; otherwise it is view 0."""
-    noise_shape: tuple[int, int, int, int]
-    """(R, C, h, w): rows of noise a sample takes, and one view's latents."""
+    noise_shapes: Mapping[str, tuple[int, ...]]
+    """What a sample takes of noise, by name."""
 
     def draw(self, epoch: int, position: int, sample_id: str) -> Draw:
         """The draw for ``sample_id`` at ``position`` of ``epoch``."""
@@ -53,5 +54,8 @@ class Chance:
             timestep=below("timestep", self.timesteps),
             dropped=key("dropped") < self.condition_drop * 2.0**64,
             reference=below("reference", VIEWS) if self.random_reference else 0,
-            noise=torch.randn(self.noise_shape, generator=torch.Generator().manual_seed(key("noise"))),
+            noise={
+                name: torch.randn(shape, generator=torch.Generator().manual_seed(key(f"noise {name}")))
+                for name, shape in self.noise_shapes.items()
+            },
         )

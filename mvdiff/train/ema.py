@@ -9,16 +9,19 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Ema(Generic[Model]):
-    """Keeps in ``model`` the moving average of the parameters of ``source``, a model of the same shape.
+    """Keeps in ``model`` the moving average of what is trained of ``source``, a model of the same shape.
 
-    Buffers are taken to be constant in training and are left as they are in ``model``.
+    Buffers and frozen parameters are constant in training and are left as they are in ``model``.
     """
 
     def __init__(self, model: Model, source: nn.Module, decay: float) -> None:
-        self.model: Model = model.eval().requires_grad_(False)
         self.decay = decay
-        self._averages: list[Tensor] = list(model.parameters())
-        self._weights: list[Tensor] = list(source.parameters())
+        pairs = zip(model.named_parameters(), source.parameters(), strict=True)
+        trained = [(name, average, weight) for (name, average), weight in pairs if weight.requires_grad]
+        self.averages: dict[str, Tensor] = {name: average for name, average, _ in trained}
+        """The averaged parameters by name."""
+        self._weights: list[Tensor] = [weight for _, _, weight in trained]
+        self.model: Model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -28,4 +31,4 @@ class Ema(Generic[Model]):
         ExponentialMovingAverage, so that a short run does not average in its random start.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        torch._foreach_lerp_(list(self.averages.values()), self._weights, 1 - decay)

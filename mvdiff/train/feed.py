@@ -12,10 +12,12 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
 from mvdiff.model.batch import TrainingBatch
-from mvdiff.rig import VIEWS
+from mvdiff.model.vision import Sight
+from mvdiff.rig import VIEWS, angles, field_of_view, relative
 from mvdiff.shard import CorruptRow, Sample, ShardDataset
 from mvdiff.train.draw import Chance, Draw
 from mvdiff.train.order import Order, Place
@@ -24,10 +26,12 @@ from mvdiff.train.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Fed:
-    """One sample as it stands in a batch: read, checked, and with everything random drawn."""
+    """One sample as it stands in a batch: read, checked, its condition resized, and with everything random drawn."""
 
     sample: Sample
     draw: Draw
+    reference: NDArray[np.uint8]
+    glance: NDArray[np.uint8]
 
 
 class Feed:
@@ -43,13 +47,14 @@ class Feed:
         order: Order,
         chance: Chance,
         settings: TrainSettings,
+        sight: Sight,
         rank: int,
         world_size: int,
         quarantine: Callable[[str, str], None],
     ) -> None:
         self.waited = 0.0
         """Seconds that ``take`` has spent waiting for samples."""
-        self._order, self._chance, self._settings = order, chance, settings
+        self._order, self._chance, self._settings, self._sight = order, chance, settings, sight
         self._opened = dataset
         self._own = threading.local()
         self._share = settings.share(world_size)
@@ -95,7 +100,8 @@ class Feed:
             found = self._order.following(place, count)
             sample = self._read(found.row)
             if sample is not None:
-                return Fed(sample, self._chance.draw(place.epoch, place.position, sample.sample_id))
+                draw = self._chance.draw(place.epoch, place.position, sample.sample_id)
+                return Fed(sample, draw, *self._sight(sample.views[draw.reference]))
         raise InputError(
             f"not one of the {len(self._order.ids)} training samples can be read", "run mvdiff verify on the shards"
         )
@@ -129,22 +135,32 @@ class Feed:
 def assemble(fed: list[Fed]) -> TrainingBatch:
     """A batch of ``fed``. Where the reference is view r, target k is view r + k (around the rig).
 
-    Azimuths are relative to the reference's, in [0, 360), elevations differences to its own: on an even rig target k
-    lies at 60 k degrees whatever the reference.
+    On an even rig target k lies at 60 k degrees whatever the reference.
     """
     around = [(np.arange(VIEWS) + one.draw.reference) % VIEWS for one in fed]
-    azimuth = np.stack([one.sample.azimuth[views] for one, views in zip(fed, around, strict=True)])  # [B, 6]
-    elevation = np.stack([one.sample.elevation[views] for one, views in zip(fed, around, strict=True)])
+    cameras = np.stack([_cameras(one)[views] for one, views in zip(fed, around, strict=True)])  # [B, 6, 4]
     views = np.empty((len(fed), *fed[0].sample.views.shape), np.uint8)  # [B, 6, H, W, 3]
     for row, one, order in zip(views, fed, around, strict=True):
         np.take(one.sample.views, order, axis=0, out=row)
     return TrainingBatch(
         sample_ids=[one.sample.sample_id for one in fed],
         views=torch.from_numpy(views),
-        reference=torch.from_numpy(views[:, 0].copy()),
-        azimuth=torch.from_numpy((azimuth - azimuth[:, :1]) % 360),
-        elevation=torch.from_numpy(elevation - elevation[:, :1]),
+        reference=torch.from_numpy(np.stack([one.reference for one in fed])),
+        glance=torch.from_numpy(np.stack([one.glance for one in fed])),
+        cameras=torch.from_numpy(cameras),
         timestep=torch.tensor([one.draw.timestep for one in fed]),
-        noise=torch.stack([one.draw.noise for one in fed]),
+        noise={name: torch.stack([one.draw.noise[name] for one in fed]) for name in fed[0].draw.noise},
         dropped=torch.tensor([one.draw.dropped for one in fed]),
+    )
+
+
+def _cameras(fed: Fed) -> NDArray[np.float32]:
+    """float32 [6, 4] of a sample's own cameras relative to its reference, as the model is told them."""
+    sample = fed.sample
+    return relative(
+        sample.azimuth,
+        sample.elevation,
+        angles(sample.w2c)[2],
+        field_of_view(sample.intrinsics, sample.size),
+        fed.draw.reference,
     )

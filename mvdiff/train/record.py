@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.errors import InputError
+from mvdiff.model.origin import origin
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import TRAINING
@@ -20,27 +21,16 @@ Record = dict[str, dict[str, Any]]
 def describe(settings: TrainSettings, model_settings: ModelSettings, dataset: ShardDataset) -> Record:
     """The record of a run, as plain JSON values.
 
-    The data are known by a hash of every sample's id and checksum: the same samples in other shards are the same data.
+    The data are known by a hash of every sample's id and checksum, whatever shards they lie in, pretrained weights by
+    one of their files. Raises ``InputError`` where the latter are missing or do not fit.
     """
+    source = origin(model_settings).pretrained
     return {
         "train": asdict(settings),
         "model": model_settings.written(),
-        "data": {"samples": len(dataset), "xxh3": dataset.index.fingerprint()},
+        "pretrained": {"kind": source.kind, "xxh3": source.fingerprint()} if source else {},
+        "data": {"samples": len(dataset), "rig": dataset.rig, "xxh3": dataset.index.fingerprint()},
     }
-
-
-def refuse_misfit(model_settings: ModelSettings, dataset: ShardDataset, data: Path) -> None:
-    """Raise an ``InputError`` if the shards at ``data`` are not of the rig and picture size the model is made for."""
-    if dataset.rig != model_settings.rig:
-        raise InputError(
-            f"{data} shows views of the rig {dataset.rig}, the model is made for {model_settings.rig}",
-            "choose the model or the data whose cameras match",
-        )
-    if dataset.size != model_settings.size:
-        raise InputError(
-            f"{data} holds pictures of {dataset.size} pixels, the model takes {model_settings.size}",
-            "set model.size, or pack the data at the model's size",
-        )
 
 
 def refuse_another(checkpoint: Path, asked: Record) -> None:

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 from mvdiff.errors import InputError
 
-FREE = frozenset({"micro_batch", "save_every", "keep_last", "log_every", "readers", "ahead", "cache"})
+FREE = frozenset(
+    {"micro_batch", "save_every", "keep_last", "log_every", "readers", "ahead", "cache", "gradient_checkpointing"}
+)
 """Settings that may change at a restart: how often a run logs and saves, how it reads ahead and cuts up its share."""
 
 _CHOICES = {
     "schedule": ("constant", "cosine"),
     "reference_view": ("first", "random"),
     "mixed_precision": ("no", "bf16"),
+    "trainable": ("full", "freeze_encoder", "lora"),
 }
 
 
@@ -51,6 +54,15 @@ class TrainSettings:
     """``first`` (the condition is always view 0) or ``random`` (any view; the others follow around the rig)."""
     mixed_precision: str
     """``no`` (float32) or ``bf16``, where the device has it."""
+    trainable: str
+    """``full``: the whole UNet; ``freeze_encoder``: all but its down blocks; ``lora``: a low-rank change of its
+    attention, through peft. Camera injection and a learned prompt are trained in any case."""
+    lora_rank: int
+    """Rank of the LoRA."""
+    lora_alpha: int
+    """Its scale: the change is multiplied by alpha / rank."""
+    gradient_checkpointing: bool
+    """Compute activations again on the way back instead of keeping them: far less memory, a third more time."""
     threads: int
     """Compute threads a rank. Part of what is computed: another number rounds differently."""
     save_every: int
@@ -80,6 +92,8 @@ class TrainSettings:
             "keep_last",
             "readers",
             "ahead",
+            "lora_rank",
+            "lora_alpha",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a whole number of at least 1")

@@ -1,22 +1,29 @@
 """The state of training: everything that a step changes, in memory and in a checkpoint folder."""
 
-import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvdiff.durable import write_json
+from mvdiff.model.build import create
 from mvdiff.model.multiview import MultiViewModel
-from mvdiff.train import record
+from mvdiff.train import finetune, record
 from mvdiff.train.checkpoint import TRAINING
 from mvdiff.train.ema import Ema
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
+
+WEIGHTS = f"{TRAINING}/weights.safetensors"
+AVERAGES = f"{TRAINING}/averages.safetensors"
+"""Only where the published weights are not the averages themselves (``finetune.needs_origin``)."""
+OPTIMIZER = f"{TRAINING}/optimizer.safetensors"
+POSITION = f"{TRAINING}/position.json"
 
 
 class TrainingState:
@@ -26,11 +33,12 @@ class TrainingState:
     """
 
     def __init__(self, averaged: MultiViewModel, settings: TrainSettings, device: torch.device) -> None:
-        for component in averaged.components().values():
-            # diffusers notes the folder it loaded from and would store it: a restart must not show in a checkpoint
-            component.register_to_config(_name_or_path="")
-        self.model = copy.deepcopy(averaged).train().to(device)
-        self.ema = Ema(averaged.to(device), self.model, settings.ema_decay)
+        finetune.prepare(averaged, settings)
+        averaged.to(device)
+        self.model = averaged.twin().train()
+        if settings.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+        self.ema = Ema(averaged, self.model, settings.ema_decay)
         self.step = 0
         self._settings = settings
         self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -56,25 +64,27 @@ class TrainingState:
         boundary("model written")
         (folder / TRAINING).mkdir()
         write_json(folder / record.FILE, content)
-        write_json(folder / TRAINING / "position.json", {"step": self.step})
+        write_json(folder / POSITION, {"step": self.step})
         boundary("position written")
-        save_file(
-            {name: weight.detach().cpu().contiguous() for name, weight in self.trained.items()},
-            folder / TRAINING / "weights.safetensors",
-        )
+        save_file(_stored(self.trained), folder / WEIGHTS)
         boundary("weights written")
-        save_file(self._moments(), folder / TRAINING / "optimizer.safetensors")
+        if finetune.needs_origin(self._settings, self.model.settings):
+            save_file(_stored(self.ema.averages), folder / AVERAGES)
+            boundary("averages written")
+        save_file(self._moments(), folder / OPTIMIZER)
 
     @classmethod
     def read(cls, folder: Path, settings: TrainSettings, device: torch.device) -> Self:
         """The state that ``write`` put into ``folder``, bit for bit."""
-        state = cls(MultiViewModel.from_pretrained(folder), settings, device)
-        weights = load_file(folder / TRAINING / "weights.safetensors")
-        with torch.no_grad():
-            for name, weight in state.trained.items():
-                weight.copy_(weights[name])
-        state._take_moments(load_file(folder / TRAINING / "optimizer.safetensors"))
-        state.step = json.loads((folder / TRAINING / "position.json").read_text())["step"]
+        model = MultiViewModel.from_pretrained(folder)
+        if finetune.needs_origin(settings, model.settings):
+            model = _from_origin(model)
+        state = cls(model, settings, device)
+        _load(state.trained, folder / WEIGHTS)
+        if (folder / AVERAGES).exists():
+            _load(state.ema.averages, folder / AVERAGES)
+        state._take_moments(load_file(folder / OPTIMIZER))
+        state.step = json.loads((folder / POSITION).read_text())["step"]
         return state
 
     def _moments(self) -> dict[str, Tensor]:
@@ -93,3 +103,22 @@ class TrainingState:
             state.setdefault(numbers[name], {})[kind] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _from_origin(stored: MultiViewModel) -> MultiViewModel:
+    """The model that the run began with, but for what is trained, which is about to be loaded."""
+    dark = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    model = create(stored.settings, dark, 0)
+    model.placement = stored.placement
+    return model
+
+
+def _stored(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def _load(weights: Mapping[str, Tensor], file: Path) -> None:
+    stored = load_file(file)
+    for name, weight in weights.items():
+        weight.copy_(stored[name])

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
 from mvdiff.events import EventLog
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.build import create
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import CorruptRow, ShardDataset
 from mvdiff.train import record
 from mvdiff.train.checkpoint import CheckpointStore, SaveFailed, checkpoint_hash, step_of
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
+from mvdiff.train.fitness import refuse_misfit, refuse_unfit
 from mvdiff.train.journal import Journal
 from mvdiff.train.order import Order
 from mvdiff.train.schedule import learning_rate
@@ -61,7 +62,8 @@ def train(
     """
     settings.share(world.world_size)
     dataset = ShardDataset(data)
-    record.refuse_misfit(model_settings, dataset, data)
+    refuse_misfit(model_settings, dataset, data)
+    refuse_unfit(settings, model_settings)
     torch.set_num_threads(settings.threads)
     store = CheckpointStore(checkpoints, log, on_boundary)
     try:
@@ -143,7 +145,7 @@ class Trainer:
         newest = self.store.newest_good()
         if newest is None:
             self.log(f"starting a new run of {settings.steps} steps on {len(self.dataset)} samples")
-            model = MultiViewModel.create(self.model_settings, self._fitting_views(), settings.seed)
+            model = create(self.model_settings, self._fitting_views(), settings.seed)
             self.state = TrainingState(model, settings, torch.device("cpu"))
             self.events.write("started", world_size=self.group.world_size, **self.record["data"])
             if problem := self._try_to_save():
@@ -200,10 +202,17 @@ class Trainer:
             timesteps=model.num_train_timesteps,
             condition_drop=settings.condition_drop,
             random_reference=settings.reference_view == "random",
-            noise_shape=(model.noise_rows, *model.latent_shape(self.dataset.size)),
+            noise_shapes=model.noise_shapes,
         )
         return Feed(
-            self.dataset, self.order, chance, settings, self.group.rank, self.group.world_size, self._quarantine
+            self.dataset,
+            self.order,
+            chance,
+            settings,
+            model.sight,
+            self.group.rank,
+            self.group.world_size,
+            self._quarantine,
         )
 
     def _quarantine(self, sample_id: str, why: str) -> None:

@@ -15,27 +15,36 @@ import pytest
 from mvdiff.errors import InputError
 from mvdiff.facelift import CAMERAS, write_sample
 from mvdiff.pack import PackSettings, is_packed, pack, survey_for
-from mvdiff.rig import rig
-from mvdiff.shard import Sample, ShardDataset, verify
+from mvdiff.rig import Rig, rig
+from mvdiff.shard import Sample, ShardDataset, ShardIndex, ShardReader, verify
 
 SIZE = 24
+MOUSE = rig("mouse")
 SETTINGS = PackSettings(
     size=SIZE, rig="mouse", codec="lz4", held_out=3, seed=0, shard_samples=4, recording_pattern=None, strict=True
 )
 
 
-def make_sample(i: int, with_alpha: bool = True) -> Sample:
+TOWER = {
+    "name": "tower",
+    "azimuth": [10, 50, 110, 190, 230, 350],
+    "elevation": [30, 30, -5, 0, 12.5, 60],
+    "fov": 40,
+    "distance": 3,
+}
+
+
+def make_sample(i: int, with_alpha: bool = True, cameras: Rig = MOUSE) -> Sample:
     rng = np.random.default_rng(i)
-    mouse = rig("mouse")
     return Sample(
         f"mouse-{i:03d}",
         f"cage-{i // 2}" if i < 4 else f"cage-{i}",
         np.full((6, SIZE, SIZE, 3), rng.integers(0, 256), np.uint8),
         np.tile(np.uint8([254, 255]), (6, SIZE, SIZE // 2)) if with_alpha else None,
-        mouse.w2c(),
-        mouse.intrinsics(SIZE),
-        np.array(mouse.azimuth, np.float32),
-        np.array(mouse.elevation, np.float32),
+        cameras.w2c(),
+        cameras.intrinsics(SIZE),
+        np.array(cameras.azimuth, np.float32),
+        np.array(cameras.elevation, np.float32),
     )
 
 
@@ -203,6 +212,48 @@ def test_a_field_of_view_off_the_rig_is_remarked_on(source, tmp_path):
     path.write_text(json.dumps(content))
     (remark,) = pack(source, tmp_path / "out", SETTINGS).remarks
     assert "mouse-005 by 60.0" in remark
+
+
+def tower_source(folder: Path) -> Path:
+    for i in range(4):
+        write_sample(folder / f"sample_{i:06d}", make_sample(i, cameras=rig(TOWER)))
+    return folder
+
+
+def test_samples_of_any_six_cameras_are_packed_with_their_rig(tmp_path):
+    source, tower = tower_source(tmp_path / "source"), rig(TOWER)
+    settings = dataclasses.replace(SETTINGS, rig=TOWER, held_out=0)
+    report = pack(source, tmp_path / "out", settings)
+    assert (report.train, report.remarks) == (4, [])
+    with ShardReader(tmp_path / "out" / "train" / "shard-00000.h5") as reader:
+        assert rig(reader.rig) == tower and reader.rig == tower.text
+    packed = ShardDataset(tmp_path / "out" / "train")
+    assert rig(packed.rig) == tower
+    assert packed[0].azimuth == pytest.approx(tower.azimuth) and packed[0].elevation == pytest.approx(tower.elevation)
+    again = dataclasses.replace(settings, rig=tower.text)
+    assert again == settings and is_packed(source, tmp_path / "out", again)
+
+
+def test_samples_of_other_cameras_than_the_rig_s_are_refused(source, tmp_path):
+    with pytest.raises(InputError, match="the rig 'tower': view 0 at azimuth 0 elevation 0 instead of 10 30"):
+        pack(source, tmp_path / "out", dataclasses.replace(SETTINGS, rig=TOWER))
+    with pytest.raises(InputError, match="the rig 'mouse': view 0 at azimuth 10 elevation 30 instead of 0 0"):
+        pack(tower_source(tmp_path / "towers"), tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_rig_at_an_old_output_is_refused_with_its_numbers(source, tmp_path):
+    pack(source, tmp_path / "out", SETTINGS)
+    with pytest.raises(InputError, match=r"packed with rig mouse, not tower \(azimuth 10 50 110 190 230 350, elev"):
+        pack(source, tmp_path / "out", dataclasses.replace(SETTINGS, rig=TOWER))
+
+
+def test_shards_of_two_rigs_are_refused_with_both(source, tmp_path):
+    pack(source, tmp_path / "out" / "a", SETTINGS)
+    pack(tower_source(tmp_path / "towers"), tmp_path / "out" / "b", dataclasses.replace(SETTINGS, rig=TOWER))
+    with pytest.raises(InputError, match=r"tower \(azimuth 10 .* FOV 40, distance 3\) at 24 .* mouse at 24") as told:
+        ShardIndex.scan(tmp_path / "out")
+    assert "{" not in str(told.value)
 
 
 def test_a_survey_writes_nothing(source, tmp_path):

@@ -52,7 +52,7 @@ def test_diffusers_alone_loads_the_unet(model, folder):
         encoder_hidden_states=torch.randn(2, 4, unet.config.cross_attention_dim),
         class_labels=torch.randn(2, 4 * unet.config.block_out_channels[0]),
     ).sample
-    assert out.shape == (2, model.settings.latent_channels, *shape[2:])
+    assert out.shape == (2, model.space.channels, *shape[2:])
 
 
 def test_weights_are_safetensors_and_the_rest_is_json(folder):
@@ -105,9 +105,9 @@ def test_half_a_file_is_refused(folder):
 def test_a_missing_weight_is_refused_rather_than_drawn_at_random(folder):
     weights = folder / "camera" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
-    tensors.pop("projection.2.bias")
+    tensors.pop("projection.bias")
     save_file(tensors, weights)
-    with pytest.raises(InputError, match=r"missing keys projection\.2\.bias"):
+    with pytest.raises(InputError, match=r"missing keys projection\.bias"):
         MultiViewModel.from_pretrained(folder)
 
 
@@ -124,7 +124,7 @@ def test_settings_of_another_version_are_refused(folder):
     edit_index(folder, settings=index["settings"] | {"colour": "red"})
     with pytest.raises(InputError, match="colour"):
         MultiViewModel.from_pretrained(folder)
-    del index["settings"]["patch"]
+    del index["settings"]["new"]["patch"]
     edit_index(folder, settings=index["settings"])
     with pytest.raises(InputError, match="patch"):
         MultiViewModel.from_pretrained(folder)

@@ -3,20 +3,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.build import create
 
 
 def conditioned(model, batch):
-    reference = model.vae.encode(batch.reference)
-    return model.condition(reference, batch.timestep, batch.noise[:, 6:], batch.dropped)
+    posterior = batch.noise.get("reference_posterior")
+    reference = model.refer(batch.reference, batch.glance, posterior)
+    return model.condition(
+        reference, model.blank(posterior), batch.timestep, batch.noise.get("reference"), batch.dropped
+    )
 
 
 def predict(model, batch, condition=None, noise=None):
     """v of pure noise, [B, 6, C, h, w]."""
-    noise = batch.noise[:, :6] if noise is None else noise
+    noise = batch.noise["views"] if noise is None else noise
     condition = condition or conditioned(model, batch)
     with torch.no_grad():
-        return model.predict_v(noise, batch.timestep, batch.azimuth, batch.elevation, condition)
+        return model.predict_v(noise, batch.timestep, batch.cameras, condition)
 
 
 def difference(a, b):
@@ -25,7 +28,7 @@ def difference(a, b):
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_random_state_alone(settings, pictures):
     state = torch.random.get_rng_state()
-    one, two, other = (MultiViewModel.create(settings(), iter(pictures(0, 4)), seed) for seed in (3, 3, 4))
+    one, two, other = (create(settings(), iter(pictures(0, 4)), seed) for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert not torch.equal(one.unet.conv_in.weight, other.unet.conv_in.weight)
@@ -42,8 +45,9 @@ def test_the_loss_is_one_figure_a_sample_and_a_pure_function_of_the_batch(model,
 def test_a_samples_loss_does_not_depend_on_its_batch(model, batch):
     given = batch(model, 3)
     together = model(given)
-    tensors = {name: value[1:2] for name, value in vars(given).items()}
-    assert torch.allclose(model(type(given)(**tensors)), together[1:2], atol=1e-5)
+    tensors = {name: value[1:2] for name, value in vars(given).items() if name != "noise"}
+    alone = type(given)(**tensors, noise={name: noise[1:2] for name, noise in given.noise.items()})
+    assert torch.allclose(model(alone), together[1:2], atol=1e-5)
 
 
 def test_the_loss_of_a_perfect_prediction_is_zero(model, batch, monkeypatch):
@@ -51,7 +55,7 @@ def test_the_loss_of_a_perfect_prediction_is_zero(model, batch, monkeypatch):
     clean = model.vae.encode(given.views.flatten(0, 1)).unflatten(0, (-1, 6))
     seen = {}
 
-    def perfect(noisy, timestep, azimuth, elevation, condition):
+    def perfect(noisy, timestep, cameras, condition):
         # v from its definition (Salimans and Ho 2022): alpha eps - sigma x, with alpha x + sigma eps given.
         alpha = model.scheduler.alphas_cumprod[timestep].sqrt().view(-1, 1, 1, 1, 1)
         sigma = (1 - alpha.square()).sqrt()
@@ -60,29 +64,31 @@ def test_the_loss_of_a_perfect_prediction_is_zero(model, batch, monkeypatch):
 
     monkeypatch.setattr(model, "predict_v", perfect)
     assert model(given).max().item() < 1e-6
-    assert torch.allclose(seen["noise"], given.noise, atol=1e-3)
+    assert torch.allclose(seen["noise"], given.noise["views"], atol=1e-3)
 
 
 def test_swapping_two_cameras_swaps_the_two_views(model, batch):
     given = batch(model)
     order = [0, 4, 2, 3, 1, 5]
-    swapped = replace(given, azimuth=given.azimuth[:, order], elevation=given.elevation[:, order])
-    straight, crossed = predict(model, given), predict(model, swapped, noise=given.noise[:, order])
+    swapped = replace(given, cameras=given.cameras[:, order])
+    straight, crossed = predict(model, given), predict(model, swapped, noise=given.noise["views"][:, order])
     assert difference(crossed, straight[:, order]) < 1e-5
     assert difference(straight[:, 1], straight[:, 4]) > 1e-3
 
 
-@pytest.mark.parametrize("angle", ["azimuth", "elevation"])
-def test_a_view_depends_on_its_camera(model, batch, angle):
+@pytest.mark.parametrize(
+    ("quantity", "amount"), [(0, 25.0), (1, 25.0), (2, 0.4), (3, 25.0)], ids=["azimuth", "elevation", "distance", "fov"]
+)
+def test_a_view_depends_on_its_camera(model, batch, quantity, amount):
     given = batch(model)
-    moved = getattr(given, angle).clone()
-    moved[:, 2] += 25
-    assert difference(predict(model, given)[:, 2], predict(model, replace(given, **{angle: moved}))[:, 2]) > 1e-3
+    moved = given.cameras.clone()
+    moved[:, 2, quantity] += amount
+    assert difference(predict(model, given)[:, 2], predict(model, replace(given, cameras=moved))[:, 2]) > 1e-3
 
 
 def test_a_whole_turn_of_a_camera_changes_nothing(model, batch):
     given = batch(model)
-    turned = replace(given, azimuth=given.azimuth - 360)
+    turned = replace(given, cameras=given.cameras - torch.tensor([360.0, 0, 0, 0]))
     assert difference(predict(model, given), predict(model, turned)) < 1e-4
 
 
@@ -90,7 +96,7 @@ def test_every_view_sees_every_other(model, batch):
     given = batch(model)
     straight = predict(model, given)
     for changed in range(6):
-        noise = given.noise.clone()
+        noise = given.noise["views"].clone()
         noise[:, changed] += 1
         moved = (predict(model, given, noise=noise) - straight).abs().amax((0, 2, 3, 4))
         assert moved.min() > 1e-6
@@ -98,7 +104,7 @@ def test_every_view_sees_every_other(model, batch):
 
 def test_samples_of_a_batch_do_not_see_each_other(model, batch):
     given = batch(model)
-    noise = given.noise.clone()
+    noise = given.noise["views"].clone()
     noise[0] += 1
     assert difference(predict(model, given)[1], predict(model, given, noise=noise)[1]) < 1e-5
 
@@ -106,7 +112,7 @@ def test_samples_of_a_batch_do_not_see_each_other(model, batch):
 @pytest.mark.parametrize("reference", ["clean", "noised"])
 def test_the_condition_reaches_the_views_by_attention_alone(settings, pictures, batch, reference):
     given_settings = settings(reference=reference, condition_channels=False)
-    model = MultiViewModel.create(given_settings, iter(pictures(0, 4)), 0).eval()
+    model = create(given_settings, iter(pictures(0, 4)), 0).eval()
     given = batch(model)
     mine = conditioned(model, given)
     others = conditioned(model, replace(given, reference=given.reference.flip(0)))
@@ -129,10 +135,10 @@ def test_a_clean_reference_is_seen_alike_at_every_timestep(model, batch):
     assert all(torch.equal(early.seen[layer], late.seen[layer]) for layer in early.seen)
 
 
-def test_a_noised_reference_takes_a_row_of_noise_and_follows_the_timestep(settings, pictures, batch):
-    model = MultiViewModel.create(settings(reference="noised"), iter(pictures(0, 4)), 0).eval()
+def test_a_noised_reference_takes_noise_of_its_own_and_follows_the_timestep(settings, pictures, batch):
+    model = create(settings(reference="noised"), iter(pictures(0, 4)), 0).eval()
     given = batch(model)
-    assert given.noise.shape[1] == model.noise_rows == 7
+    assert given.noise["reference"].shape == given.noise["views"].shape[:1] + given.noise["views"].shape[2:]
     early, late = conditioned(model, given), conditioned(model, replace(given, timestep=given.timestep * 0))
     assert all(difference(early.seen[layer], late.seen[layer]) > 1e-3 for layer in early.seen)
 

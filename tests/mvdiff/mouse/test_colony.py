@@ -116,6 +116,20 @@ def test_settings_that_make_no_sense_are_told_before_anything_is_written(tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_mice_are_seen_by_any_six_cameras(tmp_path: Path):
+    cameras = {"name": "tower", "azimuth": [5, 65, 125, 185, 245, 305], "elevation": [30] * 6, "fov": 40, "distance": 2}
+    colony = dataclasses.replace(COLONY, samples=3, held_out=0, rig=cameras)
+    assert synthesise(tmp_path, colony).drawn == 3
+    index = ShardIndex.scan(tmp_path)
+    assert rig(index.rig) == rig(cameras)
+    path, row = index.locate(0)
+    stored = ShardReader(path).sample(row)
+    assert stored.elevation.tolist() == [30] * 6 and stored.azimuth.tolist() == cameras["azimuth"]
+    assert synthesise(tmp_path, dataclasses.replace(colony, rig=index.rig)).kept == 3
+    with pytest.raises(InputError, match="another setting of rig"):
+        remaining(tmp_path, dataclasses.replace(colony, rig={**cameras, "fov": 41}))
+
+
 def test_nothing_held_out_makes_no_such_folder(tmp_path: Path):
     synthesise(tmp_path, dataclasses.replace(COLONY, samples=3, held_out=0))
     assert [path.name for path in tmp_path.iterdir()] == ["train"]

@@ -17,6 +17,7 @@ from mvdiff.shard import Sample, ShardWriter
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.trainer import train
 from mvdiff.train.world import World
+from tests.mvdiff.model.conftest import tiny_values
 
 SIZE = 32
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -66,10 +67,10 @@ def settings() -> Callable[..., TrainSettings]:
 @pytest.fixture(scope="session")
 def model_settings() -> ModelSettings:
     """The small model, smaller."""
-    values = yaml.safe_load((CONFIGS / "model" / "tiny.yaml").read_text())
-    small = {"size": SIZE, "patch": 8, "latent_channels": 4, "widths": [16, 16], "attention": [False, True]}
-    small |= {"head_width": 8, "norm_groups": 4, "context_tokens": 2, "context_width": 16, "condition_grid": 2}
-    return ModelSettings(**values | small)
+    values = tiny_values() | {"size": SIZE, "condition_size": SIZE}
+    values["new"] |= {"patch": 8, "latent_channels": 4, "widths": [16, 16], "attention": [False, True]}
+    values["new"] |= {"head_width": 8, "norm_groups": 4, "context_tokens": 2, "context_width": 16, "condition_grid": 2}
+    return ModelSettings.read(values)
 
 
 class Run:

@@ -46,7 +46,7 @@ def train_rank(order: dict[str, Any], rank: int, port: int) -> dict[str, Any]:
     try:
         end = train(
             TrainSettings(**order["settings"]),
-            ModelSettings(**order["model"]),
+            ModelSettings.read(order["model"]),
             Path(order["data"]),
             root / "checkpoints",
             EventLog(root / "events" / f"rank-{rank}.jsonl"),

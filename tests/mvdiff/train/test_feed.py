@@ -6,30 +6,36 @@ import pytest
 import torch
 
 from mvdiff.errors import InputError
+from mvdiff.model.vision import Sight
 from mvdiff.rig import angle_between
 from mvdiff.shard import ShardDataset
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Fed, Feed, assemble
 from mvdiff.train.order import Order
 
+SIGHT = Sight(condition_size=32, glance_size=14)
+
 
 def chance(**overrides):
     values = {"seed": 0, "timesteps": 1000, "condition_drop": 0.3, "random_reference": True}
-    return Chance(**values | {"noise_shape": (6, 4, 4, 4)} | overrides)
+    return Chance(**values | {"noise_shapes": {"views": (6, 4, 4, 4), "reference": (4, 4, 4)}} | overrides)
 
 
 @contextmanager
 def feeding(data, settings, rank=0, world_size=1):
     dataset, told = ShardDataset(data), []
     order = Order(dataset.ids, settings.seed)
-    with Feed(dataset, order, chance(), settings, rank, world_size, lambda *what: told.append(what)) as feed:
+    with Feed(dataset, order, chance(), settings, SIGHT, rank, world_size, lambda *what: told.append(what)) as feed:
         feed.told = told
         yield feed
 
 
 def joined(batches):
     """Batches as one: ids, then every tensor."""
-    tensors = zip(*([v for v in vars(batch).values() if isinstance(v, torch.Tensor)] for batch in batches), strict=True)
+    every = (
+        [v for v in [*vars(batch).values(), *batch.noise.values()] if isinstance(v, torch.Tensor)] for batch in batches
+    )
+    tensors = zip(*every, strict=True)
     return [id for batch in batches for id in batch.sample_ids], [torch.cat(parts) for parts in tensors]
 
 
@@ -60,10 +66,12 @@ def test_a_feed_can_start_at_any_step(data, settings):
 def test_targets_follow_the_reference_around_the_rig(data, reference):
     sample = ShardDataset(data)[0]
     draw = next(d for d in (chance().draw(0, p, "x") for p in range(100)) if d.reference == reference)
-    batch = assemble([Fed(sample, draw)])
+    batch = assemble([Fed(sample, draw, *SIGHT(sample.views[reference]))])
     assert np.array_equal(batch.reference[0], sample.views[reference])
     assert np.array_equal(batch.views[0, 0], batch.reference[0])
-    assert batch.azimuth[0].tolist() == [0, 60, 120, 180, 240, 300]
+    assert batch.glance.shape == (1, 14, 14, 3)
+    assert batch.cameras[0, :, 0].tolist() == pytest.approx([0, 60, 120, 180, 240, 300], abs=1e-3)
+    assert batch.cameras[0, :, 1:].abs().max() < 1e-4
     for k in range(6):
         view = next(v for v in range(6) if np.array_equal(sample.views[v], batch.views[0, k]))
         relative = angle_between(sample.azimuth[view], sample.azimuth[reference] + 60 * k)

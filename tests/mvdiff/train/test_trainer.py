@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,9 +13,11 @@ from safetensors.torch import load_file
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
 from mvdiff.model.multiview import MultiViewModel
+from mvdiff.shard import ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, read_manifest
 from mvdiff.train.journal import read_losses
 from mvdiff.train.trainer import Diverged
+from tests.mvdiff.train.conftest import SIZE, make_sample
 
 
 def kinds(run):
@@ -114,12 +118,33 @@ def test_every_rank_is_told_what_is_wrong(run, settings, drill):
     assert answers[0] == answers[1] and "train.seed is 0 there, 5 here" in answers[0]["error"]
 
 
-@pytest.mark.parametrize(("key", "value", "match"), [("size", 64, "of 32 pixels, the model takes 64")])
-def test_data_that_do_not_fit_the_model_are_refused(run, settings, key, value, match):
-    from dataclasses import replace
+ELEVATED = {"name": "raised", "azimuth": range(0, 360, 60), "elevation": [30.0] * 6, "fov": 30.0, "distance": 1.8660254}
 
-    run.model_settings = replace(run.model_settings, **{key: value})
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"size": 64, "condition_size": 64}, "of 32 pixels, the model takes 64"),
+        ({"rig": ELEVATED}, r"rig mouse \(.*elevation 0 0 0 0 0 0.*the model makes raised \(.*elevation 30 30 30 30"),
+        ({"rig": "zero123plus-v1.2"}, r"rig mouse \(azimuth 0 60.*the model makes zero123plus-v1.2 \(azimuth 30 90"),
+    ],
+    ids=["size", "elevation 30 against 0", "zero123plus"],
+)
+def test_data_that_do_not_fit_the_model_are_refused(run, settings, changes, match):
+    run.model_settings = replace(run.model_settings, **changes)
     with pytest.raises(InputError, match=match):
+        run.train(settings())
+    assert not run.checkpoints.exists()
+
+
+def test_a_shard_whose_cameras_are_not_those_of_its_rig_is_refused(run, settings, tmp_path):
+    """Pictures taken from elevation 30 in a shard that says ``mouse``: the mistake that costs weeks."""
+    run.data = tmp_path / "raised.h5"
+    with ShardWriter(run.data, size=SIZE, rig="mouse", codec="raw", with_alpha=False) as writer:
+        sample = make_sample(0)
+        writer.append(replace(sample, elevation=np.full(6, 30, np.float32)))
+        writer.publish()
+    with pytest.raises(InputError, match=r"sample-0 .*not taken with mouse .*elevation 30 instead of 0 0"):
         run.train(settings())
     assert not run.checkpoints.exists()
 

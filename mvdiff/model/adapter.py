@@ -1,0 +1,36 @@
+"""LoRA on the UNet's attention, through peft (Hu et al. 2021)."""
+
+from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.lora import Linear, LoraLayer
+from torch import Tensor
+
+NAME = "default"
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def add(unet: UNet2DConditionModel, rank: int, alpha: int) -> None:
+    """Give every attention projection of ``unet`` a LoRA that starts as no change; only it remains to be trained."""
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS), adapter_name=NAME)
+
+
+def is_on(unet: UNet2DConditionModel) -> bool:
+    """Whether ``unet`` has a LoRA."""
+    return any(isinstance(module, LoraLayer) for module in unet.modules())
+
+
+def merged(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Weights of the plain UNet that computes what ``unet`` with its LoRA does, on the CPU."""
+    weights = {
+        name.replace(".base_layer", ""): weight
+        for name, weight in unet.state_dict().items()
+        if ".lora_A." not in name and ".lora_B." not in name
+    }
+    for name, module in unet.named_modules():
+        if isinstance(module, Linear):
+            base: Any = module.get_base_layer()
+            weights[f"{name}.weight"] = base.weight + module.get_delta_weight(NAME)
+    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}

@@ -1,0 +1,132 @@
+"""The sampler: from noise to the latents of six views, with any of diffusers' schedulers."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from torch import Tensor
+
+from mvdiff.errors import InputError
+from mvdiff.model.multiview import Condition, MultiViewModel
+from mvdiff.model.noise import SampleNoise, blank_noise
+
+SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": True}),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
+}
+"""Song et al. 2020; Karras et al. 2022's Euler with ancestral noise; Lu et al. 2022; Zhao et al. 2023."""
+
+_SCHEDULE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How views are sampled."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    """Scale of classifier-free guidance; 1: none."""
+    rescale: float = 0.0
+    """Share by which a guided prediction is brought back to the deviation of the conditional one (Lin et al. 2023,
+    section 3.4); 0: off."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance acts only at timesteps whose share of the schedule lies in it (Kynkaanniemi et al. 2024)."""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise InputError(f"sampler {self.sampler!r} is unknown", f"choose {', '.join(SAMPLERS)}")
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"guidance rescale {self.rescale}", "choose 0 (off) to 1")
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise InputError(f"guidance interval {low} to {high}", "choose two rising numbers from 0 to 1")
+
+    def scheduler(self, model: MultiViewModel) -> Any:
+        """diffusers' scheduler over the model's noise schedule, with trailing timesteps."""
+        if not 1 <= self.steps <= model.num_train_timesteps:
+            raise InputError(f"{self.steps} sampling steps", f"choose 1 to {model.num_train_timesteps}")
+        kind, own = SAMPLERS[self.sampler]
+        known = inspect.signature(kind.__init__).parameters
+        kept = {name: value for name, value in model.scheduler.config.items() if name in _SCHEDULE and name in known}
+        made = kind(**kept, **own, timestep_spacing="trailing")
+        made.set_timesteps(self.steps, device=model.signal.device)
+        return made
+
+
+def sample(
+    model: MultiViewModel,
+    pictures: Tensor,
+    glance: Tensor,
+    cameras: Tensor,
+    noise: SampleNoise,
+    sampling: Sampling,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> Tensor:
+    """View latents float [B, 6, C, h, w].
+
+    ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3] as ``model.sight`` makes them, ``cameras`` float
+    [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: one pass serves the
+    batch.
+    """
+    scheduler = sampling.scheduler(model)
+    shapes, device, samples = model.noise_shapes, model.signal.device, len(pictures)
+    blanks = blank_noise(device)
+
+    def drawn(source: SampleNoise, name: str) -> Tensor | None:
+        return source.draw(name, shapes[name]) if name in shapes else None
+
+    reference = model.refer(pictures, glance, drawn(noise, "reference_posterior"))
+    blank = model.blank(drawn(blanks, "reference_posterior"))
+    latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
+    kept = torch.zeros(samples, dtype=torch.bool, device=device)
+    condition: Condition | None = None
+    unconditional: Condition | None = None
+    # Ancestral samplers alone take noise at every step, a list of generators: one a sample.
+    extra = {"generator": noise.streams("ancestral")} if sampling.sampler == "euler_ancestral" else {}
+    for step in scheduler.timesteps:
+        # a pass over the noised reference is of one timestep; a clean one serves them all
+        stale = model.noised_reference
+        timestep = step.long().expand(samples)
+        noisy = scheduler.scale_model_input(latents, step)
+        if condition is None or stale:
+            condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), kept)
+        v = model.predict_v(noisy, timestep, cameras, condition).float()
+        # drawn whether used or not, so that the interval does not shift the stream
+        blank_row = drawn(blanks, "reference")
+        if _guided(sampling, step, model):
+            if unconditional is None or stale:
+                unconditional = model.unconditional(blank, timestep[:1], blank_row)
+            v = _guide(v, model.predict_v(noisy, timestep, cameras, unconditional).float(), sampling)
+        latents = scheduler.step(v, step, latents, **extra).prev_sample
+        progress(1)
+    return latents
+
+
+def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:
+    low, high = sampling.interval
+    return sampling.guidance != 1 and low <= float(step) / (model.num_train_timesteps - 1) <= high
+
+
+def _guide(conditional: Tensor, unconditional: Tensor, sampling: Sampling) -> Tensor:
+    guided = unconditional + sampling.guidance * (conditional - unconditional)
+    if sampling.rescale == 0:
+        return guided
+    of = tuple(range(1, guided.ndim))
+    matched = guided * (conditional.std(of, keepdim=True) / guided.std(of, keepdim=True))
+    return torch.lerp(guided, matched, sampling.rescale)
