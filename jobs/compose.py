@@ -59,7 +59,8 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
         raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
     if missing:
         key = "data" if missing[0] == "data.path" else missing[0]
-        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} --help says what it means)")
+        page = "--keys" if "." in key else "--help"
+        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} {page} says what it means)")
     return config
 
 
@@ -132,7 +133,11 @@ def _unknown_key(job: str, error: Exception) -> InputError:
     key = group.group(1) if group else full.group(1) if full else found.group(1) if found else None
     if key is None:
         return InputError(_first_line(error), f"see mvdiff {job} --help")
-    return InputError(f"unknown key {key!r}", _nearest(key, known_keys(job)))
+    names = known_keys(job)
+    if key in names:
+        group = key.partition(".")[0]
+        return InputError(f"{key!r} is no key of this {group}", f"choose another {group}=, or leave it away")
+    return InputError(f"unknown key {key!r}", _nearest(key, names))
 
 
 def known_keys(job: str) -> list[str]:

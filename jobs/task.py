@@ -20,6 +20,16 @@ from slurm.place import here
 from slurm.requeue import come_back
 from slurm.stop import StopFlag
 
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""No network in a job, and none of the libraries' own bars and remarks in its log."""
+
 
 class Task:
     """The callable handed to submitit."""
@@ -40,7 +50,7 @@ class Task:
         # submitit refuses to write its result over what a killed attempt left half written.
         (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         config = folder.config()
-        os.environ.update(HF_HUB_OFFLINE="1", TORCH_CPP_LOG_LEVEL="ERROR")
+        os.environ.update(QUIET)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
         events.write("task started", node=place.node, pid=os.getpid(), restart=place.restart, **who)

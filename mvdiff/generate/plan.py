@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mvdiff.durable import link_new, published, sync_file, sync_folder
 from mvdiff.errors import InputError
 from mvdiff.generate.settings import Recipe
+from mvdiff.rig import readable
 from mvdiff.shard import ShardIndex
 
 SET_FILE = "set.json"
@@ -213,7 +214,7 @@ def make_plan(
     index = ShardIndex.scan(data)
     if index.rig != recipe.rig:
         raise InputError(
-            f"{data} was taken with the rig {index.rig}, the checkpoint makes views of the rig {recipe.rig}",
+            f"{data} was taken with the rig {readable(index.rig)}, the checkpoint makes views of {readable(recipe.rig)}",
             "give data of that rig, or a checkpoint trained on this one",
         )
     asked = _asked(index, data, ids, limit)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import Linear, LoraLayer
@@ -11,10 +12,15 @@ NAME = "default"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-def add(unet: UNet2DConditionModel, rank: int, alpha: int) -> None:
-    """Give every attention projection of ``unet`` a LoRA that starts as no change; only it remains to be trained."""
+def add(unet: UNet2DConditionModel, rank: int, alpha: int, seed: int) -> None:
+    """Give every attention projection of ``unet`` a LoRA that starts as no change; only it remains to be trained.
+
+    Its random half is drawn from ``seed``; torch's global generator is left as it was.
+    """
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS), adapter_name=NAME)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS), adapter_name=NAME)
 
 
 def is_on(unet: UNet2DConditionModel) -> bool:

@@ -48,7 +48,15 @@ def create(settings: ModelSettings, views: Iterable[NDArray[np.uint8]], seed: in
         before = parts.pop("camera", None)
         _open(unet, settings, latent_channels=unet.config["out_channels"])
         parts["camera"] = _camera(unet, settings, before)
-    return MultiViewModel(settings, slots=start.slots, placement=placement, **parts)
+    return MultiViewModel(settings, slots=start.slots, placement=placement, origin=_origin(start), **parts)
+
+
+def _origin(start: Origin) -> dict[str, str]:
+    source = start.pretrained
+    if source is None:
+        return {}
+    family = source.index["origin"].get("family") if source.kind == "mvdiff" else source.kind
+    return {"name": source.folder.name, "family": family or "none", "xxh3": source.fingerprint()}
 
 
 def _small(new: NewModel, settings: ModelSettings, views: Iterable[NDArray[np.uint8]]) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def _random(settings: ModelSettings) -> dict[str, Any]:
 
 def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
     parts = folder.read(path)
-    for name in ("settings", "slots", "placement"):
+    for name in ("settings", "slots", "placement", "origin"):
         del parts[name]
     return parts
 

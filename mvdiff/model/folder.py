@@ -1,6 +1,7 @@
 """A model on disk: diffusers' folder layout, one folder a component, safetensors and JSON only."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def write(path: Path, model: "MultiViewModel") -> None:
         else:
             component.save_pretrained(path / name)
     index |= {
-        "settings": model.settings.written(),
+        "settings": _without_paths(model.settings).written(),
+        "origin": model.origin,
         "slots": list(model.slots),
         "placement": model.placement.written(),
     }
@@ -87,9 +89,22 @@ def read(path: Path) -> dict[str, Any]:
         "settings": ModelSettings.read(index.get("settings", {})),
         "slots": slots,
         "placement": Placement.read(index.get("placement")),
+        "origin": _origin(path, index),
     }
     components = {name: read_component(path / name, kind) for name, kind in classes.items() if kind is not None}
     return arguments | components
+
+
+def _origin(path: Path, index: dict[str, Any]) -> dict[str, str]:
+    origin = index.get("origin")
+    if not isinstance(origin, dict) or (origin and set(origin) != {"name", "family", "xxh3"}):
+        raise InputError(f"{path / INDEX} names the origin {origin}", "give an undamaged checkpoint")
+    return {key: str(value) for key, value in origin.items()}
+
+
+def _without_paths(settings: ModelSettings) -> ModelSettings:
+    """A checkpoint travels: it names the folder that its training began with, not where that lay."""
+    return replace(settings, pretrained=Path(settings.pretrained).name) if settings.pretrained else settings
 
 
 def _class(path: Path, index: dict[str, Any], name: str) -> Any:

@@ -1,7 +1,7 @@
 """The multi-view model: a stock diffusers UNet over six view latents, joined by attention, told its cameras."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -72,6 +72,7 @@ class MultiViewModel(nn.Module):
         scheduler: Any,
         slots: Sequence[int],
         placement: Placement,
+        origin: Mapping[str, str],
         camera: CameraEmbedding | None = None,
         vision_encoder: CLIPVisionModelWithProjection | None = None,
         word: NewWord | None = None,
@@ -85,6 +86,9 @@ class MultiViewModel(nn.Module):
         self.scheduler = scheduler
         self.slots = tuple(slots)
         self.placement = placement
+        self.origin = dict(origin)
+        """What the weights derive from: name, family (``zero123plus`` or ``stable-diffusion``) and hash; empty for
+        nothing."""
         self.tiled = settings.layout == "tile"
         self.space: LatentSpace = (
             PatchSpace(vae) if isinstance(vae, PatchLatents) else KLSpace(vae, self.slots if self.tiled else None)

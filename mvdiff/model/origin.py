@@ -49,6 +49,12 @@ def origin(settings: ModelSettings) -> Origin:
             f"{pretrained.folder} holds Zero123++ and does not say which version's cameras it was trained for",
             "set model.pretrained_rig=zero123plus-v1.1 or zero123plus-v1.2",
         )
+    if pretrained.kind == "stable-diffusion" and settings.pretrained_rig is not None:
+        raise InputError(
+            f"{pretrained.folder} holds plain Stable Diffusion, which knows no views, and model.pretrained_rig says "
+            "that it does",
+            "choose model=stable-diffusion-2.1 for these weights",
+        )
     known = settings.pretrained_rig if pretrained.kind == "zero123plus" else None
     return Origin(pretrained, _slots(settings, known))
 

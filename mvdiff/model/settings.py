@@ -22,9 +22,12 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class NewModel:
-    """Architecture and noise schedule of a model that is made from nothing."""
+    """Architecture and noise schedule of a model that is made from nothing.
+
+    Not frozen: OmegaConf makes a frozen part of a configuration read-only before it has filled it in.
+    """
 
     patch: int
     """Side in pixels of the square patch that becomes one latent position."""

@@ -11,7 +11,7 @@ def prepare(model: MultiViewModel, settings: TrainSettings) -> None:
     if settings.trainable == "freeze_encoder":
         model.unet.down_blocks.requires_grad_(False)
     elif settings.trainable == "lora":
-        adapter.add(model.unet, settings.lora_rank, settings.lora_alpha)
+        adapter.add(model.unet, settings.lora_rank, settings.lora_alpha, settings.seed)
 
 
 def needs_origin(settings: TrainSettings, model_settings: ModelSettings) -> bool:

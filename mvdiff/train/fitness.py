@@ -18,7 +18,7 @@ def refuse_misfit(model_settings: ModelSettings, dataset: ShardDataset, data: Pa
     if dataset.rig != cameras.text:
         raise InputError(
             f"{data} was taken with the rig {rig(dataset.rig).described}, the model makes {cameras.described}",
-            f"set model.rig={dataset.rig}, or give data of the model's rig",
+            f"set model.rig='{dataset.rig}', or give data of the model's rig",
         )
     for shard in dataset.index.shards:
         with ShardReader(shard) as reader:

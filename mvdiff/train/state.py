@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mvdiff.durable import write_json
+from mvdiff.durable import write_json, write_text
 from mvdiff.model.build import create
 from mvdiff.model.multiview import MultiViewModel
-from mvdiff.train import finetune, record
+from mvdiff.model.settings import ModelSettings
+from mvdiff.train import card, finetune, record
 from mvdiff.train.checkpoint import TRAINING
 from mvdiff.train.ema import Ema
 from mvdiff.train.schedule import learning_rate
@@ -58,9 +59,13 @@ class TrainingState:
         self.ema.update(self.step)
         self.step += 1
 
-    def write(self, folder: Path, content: record.Record, boundary: Callable[[str], None]) -> None:
-        """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs."""
+    def write(self, folder: Path, content: record.Record, loss: float | None, boundary: Callable[[str], None]) -> None:
+        """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs.
+
+        ``loss`` is that of the last step.
+        """
         self.ema.model.save_pretrained(folder)
+        write_text(folder / card.FILE, card.card(self.ema.model, content, self.step, loss))
         boundary("model written")
         (folder / TRAINING).mkdir()
         write_json(folder / record.FILE, content)
@@ -74,11 +79,11 @@ class TrainingState:
         save_file(self._moments(), folder / OPTIMIZER)
 
     @classmethod
-    def read(cls, folder: Path, settings: TrainSettings, device: torch.device) -> Self:
+    def read(cls, folder: Path, settings: TrainSettings, model_settings: ModelSettings, device: torch.device) -> Self:
         """The state that ``write`` put into ``folder``, bit for bit."""
         model = MultiViewModel.from_pretrained(folder)
-        if finetune.needs_origin(settings, model.settings):
-            model = _from_origin(model)
+        if finetune.needs_origin(settings, model_settings):
+            model = _from_origin(model_settings, model)
         state = cls(model, settings, device)
         _load(state.trained, folder / WEIGHTS)
         if (folder / AVERAGES).exists():
@@ -105,10 +110,10 @@ class TrainingState:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _from_origin(stored: MultiViewModel) -> MultiViewModel:
+def _from_origin(settings: ModelSettings, stored: MultiViewModel) -> MultiViewModel:
     """The model that the run began with, but for what is trained, which is about to be loaded."""
     dark = np.zeros((1, 1, 8, 8, 3), np.uint8)
-    model = create(stored.settings, dark, 0)
+    model = create(settings, dark, 0)
     model.placement = stored.placement
     return model
 

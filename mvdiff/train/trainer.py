@@ -92,6 +92,8 @@ class Trainer:
         self.settings, self.model_settings, self.dataset = settings, model_settings, dataset
         self.store, self.events, self.log, self.group = store, events, log, group
         self.order = Order(dataset.ids, settings.seed)
+        self.loss: float | None = None
+        """Mean loss of the last step's global batch; None before the first one of this start."""
         self.record = record.describe(settings, model_settings, dataset)
         self.journal = Journal(events, log, settings.steps, settings.batch, len(dataset), settings.log_every)
 
@@ -100,7 +102,9 @@ class Trainer:
         self.saved: int = self.group.decide(self._open)
         if self.saved >= self.settings.steps:
             return "done"
-        state = self.state = TrainingState.read(self.store.path(self.saved), self.settings, self.group.device)
+        state = self.state = TrainingState.read(
+            self.store.path(self.saved), self.settings, self.model_settings, self.group.device
+        )
         self.model = self.group.accelerator.prepare(state.model)
         with self._feed() as feed:
             self.journal.start()
@@ -134,10 +138,11 @@ class Trainer:
         norm = float(accelerator.clip_grad_norm_(self.state.trained.values(), self.settings.max_grad_norm))
         if not (losses.isfinite().all() and np.isfinite(norm)):
             raise self._diverged(losses.tolist(), norm)
+        self.loss = float(losses.mean())
         self.state.advance()
         if self.group.rank == 0:
             rate = learning_rate(step, self.settings)
-            self.journal.step(step, float(losses.mean()), norm, rate, float(waits.max()))
+            self.journal.step(step, self.loss, norm, rate, float(waits.max()))
 
     def _open(self) -> int:
         """Find the step to go on from, or make a new model and save it as step 0: every rank starts by loading."""
@@ -177,7 +182,7 @@ class Trainer:
         try:
             path = self.store.save(
                 self.state.step,
-                lambda folder: self.state.write(folder, self.record, self.store.boundary),
+                lambda folder: self.state.write(folder, self.record, self.loss, self.store.boundary),
                 self.settings.keep_last,
             )
         except SaveFailed as error:

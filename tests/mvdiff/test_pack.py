@@ -204,11 +204,12 @@ def test_alpha_is_packed_only_if_all_have_it(source, tmp_path):
     assert all(sample.alpha is None for sample in ShardDataset(tmp_path / "out"))
 
 
-def test_a_field_of_view_off_the_rig_is_remarked_on(source, tmp_path):
+@pytest.mark.parametrize("keys", [("fx", "fy"), ("fx",), ("fy",)])
+def test_a_field_of_view_off_the_rig_is_remarked_on(source, tmp_path, keys):
     path = source / "sample_000005" / CAMERAS
     content = json.loads(path.read_text())
     for frame in content["frames"]:
-        frame["fx"] = frame["fy"] = SIZE / 2
+        frame.update(dict.fromkeys(keys, SIZE / 2))
     path.write_text(json.dumps(content))
     (remark,) = pack(source, tmp_path / "out", SETTINGS).remarks
     assert "mouse-005 by 60.0" in remark

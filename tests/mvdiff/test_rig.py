@@ -448,3 +448,10 @@ def test_what_is_no_permutation_is_refused(mapping: object):
     with pytest.raises(InputError, match=r"model\.mapping is .*order, nearest, or a list") as told:
         slots(MOUSE, MOUSE, mapping)  # type: ignore[arg-type]
     assert "\n" not in str(told.value)
+
+
+def test_an_even_rig_looks_the_same_from_each_of_its_views():
+    assert MOUSE.even and rig(TOWER).even
+    assert rig({**TOWER, "azimuth": [7 - 60 * k for k in range(6)]}).even
+    assert not any(known.even for known in (V11, V12, FACELIFT))
+    assert not rig({**TOWER, "azimuth": (0, 60, 120, 180, 240, 301)}).even

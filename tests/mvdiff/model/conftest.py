@@ -11,6 +11,7 @@ from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.build import create
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
+from tests.mvdiff.model.published import write_stable_diffusion, write_zero123plus
 
 SIZE = 32
 TINY = Path(__file__).parents[3] / "configs" / "model" / "tiny.yaml"
@@ -116,5 +117,55 @@ def large() -> Callable[..., ModelSettings]:
             "steps": 4, "guidance": 4.0, "new": None,
         }  # fmt: skip
         return ModelSettings.read(values | overrides)
+
+    return build
+
+
+def smooth_picture(seed: int, side: int = 64) -> np.ndarray:
+    """uint8 [side, side, 3]: coloured squares below a strip of white."""
+    chance = np.random.default_rng(seed)
+    coarse = chance.integers(0, 256, (4, 4, 3)).astype(np.uint8).repeat(side // 4, 0).repeat(side // 4, 1)
+    coarse[: side // 8] = 255
+    return coarse
+
+
+def large_batch(model: MultiViewModel, samples: int = 2, seed: int = 1) -> TrainingBatch:
+    """A batch of ``smooth_picture``s for a model of published layout, in which everything is drawn from ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    settings = model.settings
+    views = np.stack(
+        [[smooth_picture(10 * s + k, settings.size) for k in range(6)] for s in range(samples)]
+    )  # [B, 6, H, W, 3]
+    reference, glance = (np.stack(part) for part in zip(*(model.sight(sample[0]) for sample in views), strict=True))
+    return TrainingBatch(
+        sample_ids=[f"sample-{k}" for k in range(samples)],
+        views=torch.from_numpy(views),
+        reference=torch.from_numpy(reference),
+        glance=torch.from_numpy(glance),
+        cameras=torch.from_numpy(settings.cameras.relative(0)).repeat(samples, 1, 1),
+        timestep=torch.randint(1, model.num_train_timesteps, (samples,), generator=generator),
+        noise={name: torch.randn(samples, *shape, generator=generator) for name, shape in model.noise_shapes.items()},
+        dropped=torch.zeros(samples, dtype=torch.bool),
+    )
+
+
+@pytest.fixture(scope="session")
+def zero123plus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small random weights in the published layout of Zero123++."""
+    return write_zero123plus(tmp_path_factory.mktemp("published") / "zero123plus")
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small random weights in the published layout of Stable Diffusion 2.1."""
+    return write_stable_diffusion(tmp_path_factory.mktemp("published") / "sd21")
+
+
+@pytest.fixture(scope="session")
+def start(large: Callable[..., ModelSettings], zero123plus: Path) -> Callable[..., MultiViewModel]:
+    """A model that starts from the small published weights, with overrides of its settings."""
+
+    def build(folder: Path = zero123plus, seed: int = 0, **overrides: Any) -> MultiViewModel:
+        return create(large(folder, **overrides), [smooth_picture(0)[None]], seed).eval()
 
     return build

@@ -63,7 +63,7 @@ def test_what_is_published_is_the_average(run, settings):
     assert not torch.equal(raw["unet.conv_in.weight"], averaged["unet.conv_in.weight"])
     assert set(raw) == {name for name in averaged if not name.startswith("vae.")}
     assert not [
-        path for path in checkpoint.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json")
+        path for path in checkpoint.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json", ".md")
     ]
 
 
