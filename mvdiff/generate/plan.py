@@ -214,7 +214,8 @@ def make_plan(
     index = ShardIndex.scan(data)
     if index.rig != recipe.rig:
         raise InputError(
-            f"{data} was taken with the rig {readable(index.rig)}, the checkpoint makes views of {readable(recipe.rig)}",
+            f"{data} was taken with the rig {readable(index.rig)}, "
+            f"the checkpoint makes views of {readable(recipe.rig)}",
             "give data of that rig, or a checkpoint trained on this one",
         )
     asked = _asked(index, data, ids, limit)

@@ -19,8 +19,8 @@ from mvdiff.events import read_events
 pytestmark = pytest.mark.cluster
 
 SMALL = [
-    "model.size=64", "model.patch=8", "model.widths=[16,32]", "model.latent_channels=8", "model.head_width=16",
-    "model.context_width=16", "model.condition_grid=4",
+    "model.size=64", "model.new.patch=8", "model.new.widths=[16,32]", "model.new.latent_channels=8",
+    "model.new.head_width=16", "model.new.context_width=16", "model.new.condition_grid=4",
 ]  # fmt: skip
 LOW = ["cluster=slurm", "cluster.partition=low", "cluster.cpus_per_task=1"]
 

@@ -47,11 +47,11 @@ def test_wherever_the_subject_stands_it_is_framed_as_in_training(height, width, 
     picture, mask = scene(height, width, int(left * (width - side)), int(top * (height - side)), side, ground=90)
     seen = framed(picture, 128, MIDDLE, mask)
     assert seen.shape == (128, 128, 3)
-    l, t, r, b = box_of(seen)
+    x0, y0, x1, y1 = box_of(seen)
     # resampling blurs an edge over a pixel or two of the picture, whatever size that becomes
     blur = 3 + 2 * 128 / (side / 0.5)
-    assert 0.4 * 128 - blur <= max(r - l, b - t) <= 0.6 * 128 + blur
-    assert abs((l + r) / 2 - 64) <= 0.05 * 128 + blur and abs((t + b) / 2 - 64) <= 0.05 * 128 + blur
+    assert 0.4 * 128 - blur <= max(x1 - x0, y1 - y0) <= 0.6 * 128 + blur
+    assert abs((x0 + x1) / 2 - 64) <= 0.05 * 128 + blur and abs((y0 + y1) / 2 - 64) <= 0.05 * 128 + blur
 
 
 @pytest.mark.parametrize("ground", [0, 128, "texture"])

@@ -16,8 +16,9 @@ from mvdiff.shard import Sample, ShardReader, ShardWriter
 SIZE = 16
 
 SETTINGS = GenerateSettings(
-    steps=2, guidance=1.0, seed=7, reference_view=0, batch=2, slice=4, codec="lz4", lease_seconds=60.0,
-    heartbeat_seconds=20.0, poll_seconds=1.0, give_up_after=4,
+    sampler="ddim", steps=2, guidance=1.0, guidance_rescale=0.0, guidance_interval=(0.0, 1.0), mixed_precision="no",
+    seed=7, reference_view=0, batch=2, slice=4, codec="lz4", lease_seconds=60.0, heartbeat_seconds=20.0,
+    poll_seconds=1.0, give_up_after=4,
 )  # fmt: skip
 
 

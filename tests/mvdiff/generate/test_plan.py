@@ -74,7 +74,7 @@ def test_a_picture_that_changed_under_its_id_is_refused(bench):
 
 def test_data_of_another_rig_is_refused(bench, monkeypatch):
     monkeypatch.setitem(RIGS, "other", replace(RIGS["mouse"], name="other"))
-    with pytest.raises(InputError, match="rig mouse, the checkpoint makes views of the rig other"):
+    with pytest.raises(InputError, match="rig mouse, the checkpoint makes views of other"):
         bench.plan(recipe=replace(bench.recipe, rig="other"))
 
 

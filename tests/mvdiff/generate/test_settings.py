@@ -11,20 +11,20 @@ from mvdiff.errors import InputError
 from mvdiff.generate import GenerateSettings, Recipe, sample_seed
 
 DEFAULTS = yaml.safe_load((Path(configs.__file__).parent / "generate" / "default.yaml").read_text())
-SETTINGS = GenerateSettings(**{**DEFAULTS, "steps": 28, "guidance": 4.0})
+SETTINGS = GenerateSettings(**{**DEFAULTS, "sampler": "ddim", "steps": 28, "guidance": 4.0})
 RECIPE = Recipe.of(SETTINGS, checkpoint="a", rig="mouse", size=320)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
 def test_whatever_decides_an_output_is_part_of_the_set_id(name):
     value = asdict(RECIPE)[name]
-    changed = value + "x" if isinstance(value, str) else value + 1
+    changed = value + "x" if isinstance(value, str) else (0.25, 1.0) if isinstance(value, tuple) else value + 1
     assert replace(RECIPE, **{name: changed}).set_id != RECIPE.set_id
 
 
 def test_the_set_id_never_changes_between_versions():
-    recipe = Recipe("abc", "mouse", 320, 28, 4.0, 0, 0, 8)
-    assert recipe.set_id == "c324ddae75a5ccf6"
+    recipe = Recipe("abc", "mouse", 320, "ddim", 28, 4.0, 0.0, (0.0, 1.0), "no", 0, 0, 8)
+    assert recipe.set_id == "4ec56a5a9471cf03"
 
 
 def test_a_guidance_given_as_a_whole_number_is_the_same_recipe():
@@ -35,7 +35,8 @@ def test_a_guidance_given_as_a_whole_number_is_the_same_recipe():
     "wrong",
     [
         {"steps": 0}, {"batch": 0}, {"slice": 30}, {"reference_view": 6}, {"reference_view": -1}, {"poll_seconds": 0},
-        {"heartbeat_seconds": 100.0},
+        {"heartbeat_seconds": 100.0}, {"sampler": "heun"}, {"mixed_precision": "fp8"}, {"guidance_rescale": 1.1},
+        {"guidance_interval": (0.5, 0.5)}, {"guidance_interval": (0.0, 0.5, 1.0)},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):

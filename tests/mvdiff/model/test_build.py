@@ -110,7 +110,7 @@ def test_sizes_that_do_not_halve_are_refused(large, zero123plus):
 
 
 def test_plain_stable_diffusion_knows_no_rig(large, stable_diffusion):
-    with pytest.raises(InputError, match="choose model=stable-diffusion-2.1"):
+    with pytest.raises(InputError, match=r"choose model=stable-diffusion-2\.1"):
         origin(large(stable_diffusion))
 
 

@@ -89,7 +89,7 @@ def test_slots_say_which_view_stands_where(start):
     plain = start(layout="tile", camera="none")
     batch = large_batch(model)
     swap = [1, 0, 2, 3, 4, 5]
-    swapped = replace(batch, views=batch.views[:, swap], noise={k: v for k, v in batch.noise.items()})
+    swapped = replace(batch, views=batch.views[:, swap], noise=dict(batch.noise))
     for name in ("views", "views_posterior"):
         swapped.noise[name] = batch.noise[name][:, swap]
     with torch.no_grad():

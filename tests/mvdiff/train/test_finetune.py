@@ -171,7 +171,7 @@ def test_other_weights_in_the_same_place_are_another_run(runs, plan, tmp_path):
     run = runs("run", pretrained=str(folder))
     run.train(plan(trainable="lora"), stop_at=1)
     write_zero123plus(tmp_path / "mine", seed=1)
-    with pytest.raises(InputError, match="pretrained.xxh3 is .* there"):
+    with pytest.raises(InputError, match=r"pretrained\.xxh3 is .* there"):
         run.train(plan(trainable="lora"))
 
 
