@@ -135,8 +135,8 @@ def _unknown_key(job: str, error: Exception) -> InputError:
         return InputError(_first_line(error), f"see mvdiff {job} --help")
     names = known_keys(job)
     if key in names:
-        group = key.partition(".")[0]
-        return InputError(f"{key!r} is no key of this {group}", f"choose another {group}=, or leave it away")
+        owner = key.partition(".")[0]
+        return InputError(f"{key!r} is no key of this {owner}", f"choose another {owner}=, or leave it away")
     return InputError(f"unknown key {key!r}", _nearest(key, names))
 
 

@@ -142,7 +142,7 @@ def _random(settings: ModelSettings) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
-    parts = folder.read(path)
+    parts = folder.parts(path)
     for name in ("settings", "slots", "placement", "origin"):
         del parts[name]
     return parts

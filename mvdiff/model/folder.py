@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
@@ -21,11 +21,9 @@ from mvdiff.model.camera import CameraEmbedding
 from mvdiff.model.context import LearnedContext, PromptContext
 from mvdiff.model.index import INDEX, read_index
 from mvdiff.model.latents import PatchLatents
+from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
 from mvdiff.placement import Placement
-
-if TYPE_CHECKING:
-    from mvdiff.model.multiview import MultiViewModel
 
 # The only classes that a model folder may name: nothing in it can make us import or call anything else.
 COMPONENTS: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -42,8 +40,8 @@ _SCHEDULERS = (DDIMScheduler, EulerAncestralDiscreteScheduler)
 
 
 @torch.no_grad()
-def write(path: Path, model: "MultiViewModel") -> None:
-    """Write ``model`` into ``path``, which is made where missing.
+def save(model: MultiViewModel, path: Path) -> None:
+    """Write ``model`` into the folder ``path``, which is made where missing.
 
     A LoRA is merged into the UNet and also lies beside it, in ``unet_lora/``; a trained word is encoded into the stored
     prompt.
@@ -75,11 +73,13 @@ def write(path: Path, model: "MultiViewModel") -> None:
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What ``write`` put into ``path``, as arguments of ``MultiViewModel``.
+def load(path: Path) -> MultiViewModel:
+    """The model that ``save`` put into ``path``; ``InputError`` for a missing, foreign or damaged folder."""
+    return MultiViewModel(**parts(path))
 
-    Raises ``InputError`` for a missing, foreign or damaged folder.
-    """
+
+def parts(path: Path) -> dict[str, Any]:
+    """What ``save`` put into ``path``, as arguments of ``MultiViewModel``; ``InputError`` as ``load`` does."""
     index = read_index(path)
     classes = {name: _class(path, index, name) for name in COMPONENTS}
     slots = index.get("slots")

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
 
-from mvdiff.model import attention, folder
+from mvdiff.model import attention
 from mvdiff.model.attention import Joint
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.camera import CameraEmbedding
@@ -255,12 +254,3 @@ class MultiViewModel(nn.Module):
             if frozen is not None:
                 frozen.eval()
         return self
-
-    def save_pretrained(self, path: Path) -> None:
-        """Write diffusers' folder layout into ``path``: safetensors and JSON only."""
-        folder.write(path, self)
-
-    @classmethod
-    def from_pretrained(cls, path: Path) -> Self:
-        """The model that ``save_pretrained`` wrote; ``InputError`` where ``path`` does not hold one."""
-        return cls(**folder.read(path))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvdiff.errors import InputError
+from mvdiff.model.folder import load
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.noise import SampleNoise
 from mvdiff.model.sampler import Sampling, sample
@@ -38,7 +39,7 @@ class MultiViewPipeline:
         cls, folder: Path | str, device: torch.device | str = "cpu", mixed_precision: str = "no"
     ) -> Self:
         """The model saved in ``folder`` (a checkpoint); ``InputError`` where there is none."""
-        return cls(MultiViewModel.from_pretrained(Path(folder)), device, mixed_precision)
+        return cls(load(Path(folder)), device, mixed_precision)
 
     @torch.inference_mode()
     def __call__(

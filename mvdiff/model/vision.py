@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mvdiff.model.conformity import CLIP_DEVIATION, CLIP_MEAN
+from mvdiff.model.pretrained.conformity import CLIP_DEVIATION, CLIP_MEAN
 
 
 @dataclass(frozen=True)

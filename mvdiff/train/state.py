@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvdiff.durable import write_json, write_text
 from mvdiff.model.build import create
+from mvdiff.model.folder import load, save
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train import card, finetune, record
@@ -64,7 +65,7 @@ class TrainingState:
 
         ``loss`` is that of the last step.
         """
-        self.ema.model.save_pretrained(folder)
+        save(self.ema.model, folder)
         write_text(folder / card.FILE, card.card(self.ema.model, content, self.step, loss))
         boundary("model written")
         (folder / TRAINING).mkdir()
@@ -81,7 +82,7 @@ class TrainingState:
     @classmethod
     def read(cls, folder: Path, settings: TrainSettings, model_settings: ModelSettings, device: torch.device) -> Self:
         """The state that ``write`` put into ``folder``, bit for bit."""
-        model = MultiViewModel.from_pretrained(folder)
+        model = load(folder)
         if finetune.needs_origin(settings, model_settings):
             model = _from_origin(model_settings, model)
         state = cls(model, settings, device)

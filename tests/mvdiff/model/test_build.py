@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from mvdiff.errors import InputError
 from mvdiff.model.build import create
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.folder import load, save
 from mvdiff.model.origin import origin
 from mvdiff.model.pipeline import MultiViewPipeline
 from tests.mvdiff.model.conftest import large_batch, smooth_picture
@@ -72,27 +72,27 @@ def test_elevation_30_against_0_is_refused_by_name(start):
 def test_a_mapping_that_is_asked_for_says_which_view_stands_in_which_slot(start, tmp_path, mapping, slots):
     model = start(pretrained_rig="zero123plus-v1.2", mapping=mapping, layout="tile", camera="none")
     assert model.slots == slots
-    model.save_pretrained(tmp_path / "saved")
-    assert MultiViewModel.from_pretrained(tmp_path / "saved").slots == slots
+    save(model, tmp_path / "saved")
+    assert load(tmp_path / "saved").slots == slots
 
 
 def test_a_checkpoint_starts_another_model(start, large, tmp_path):
     first = start(pretrained_rig="zero123plus-v1.2", mapping=[5, 0, 1, 2, 3, 4], layout="tile", camera="none")
-    first.save_pretrained(tmp_path / "first")
+    save(first, tmp_path / "first")
     onwards = large(tmp_path / "first", pretrained_rig=None, layout="tile", camera="none")
     again = create(onwards, [smooth_picture(0)[None]], 0)
     assert same(again, first) and again.slots == first.slots
     apart = create(replace(onwards, layout="views", camera="cross_attention"), [smooth_picture(0)[None]], 0)
     assert same(apart.unet, first.unet) and apart.camera is not None
     wide = create(replace(onwards, layout="views", camera="concat"), [smooth_picture(0)[None]], 0)
-    wide.save_pretrained(tmp_path / "wide")
+    save(wide, tmp_path / "wide")
     narrow = create(large(tmp_path / "wide", pretrained_rig=None, camera="adaln"), [smooth_picture(0)[None]], 0)
     assert narrow.unet.config["in_channels"] == 4
     assert torch.equal(narrow.unet.conv_in.weight, first.unet.conv_in.weight)
 
 
 def test_a_checkpoint_of_other_cameras_prompt_or_size_is_refused(start, large, tmp_path):
-    start().save_pretrained(tmp_path / "first")
+    save(start(), tmp_path / "first")
     for change, match in [
         ({"rig": "facelift"}, r"mouse \(.*facelift \("),
         ({"prompt_text": "a rat"}, r"prompt_text=a laboratory mouse.*asked for is a rat"),
@@ -122,8 +122,8 @@ def test_zero123plus_needs_to_be_told_its_version(large, zero123plus):
 @pytest.mark.parametrize("options", [{}, {"layout": "tile", "camera": "none"}], ids=["views", "tile"])
 def test_what_is_saved_is_loaded_and_diffusers_reads_its_unet(start, tmp_path, options):
     model = start(**options)
-    model.save_pretrained(tmp_path / "saved")
-    loaded = MultiViewModel.from_pretrained(tmp_path / "saved").eval()
+    save(model, tmp_path / "saved")
+    loaded = load(tmp_path / "saved").eval()
     assert same(loaded, model) and loaded.placement == model.placement and loaded.origin == model.origin
     # what it says of itself names the weights it began with, not where they lay
     assert loaded.settings == replace(model.settings, pretrained="zero123plus")

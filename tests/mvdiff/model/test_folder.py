@@ -7,18 +7,18 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from mvdiff.errors import InputError
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.folder import load, save
 from mvdiff.model.pipeline import MultiViewPipeline
 
 
 @pytest.fixture
 def folder(model, tmp_path):
-    model.save_pretrained(tmp_path / "checkpoint")
+    save(model, tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
 def test_what_was_saved_is_loaded(model, folder, batch):
-    loaded = MultiViewModel.from_pretrained(folder).eval()
+    loaded = load(folder).eval()
     assert loaded.settings == model.settings
     saved = model.state_dict()
     assert loaded.state_dict().keys() == saved.keys()
@@ -28,7 +28,7 @@ def test_what_was_saved_is_loaded(model, folder, batch):
 
 
 def test_a_loaded_model_trains_on(folder, batch):
-    loaded = MultiViewModel.from_pretrained(folder)
+    loaded = load(folder)
     loaded(batch(loaded)).mean().backward()
     assert all(weight.requires_grad for weight in loaded.unet.parameters())
     assert not loaded.vae.basis.requires_grad
@@ -67,7 +67,7 @@ def test_the_index_names_every_component(folder):
 
 def test_no_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no model in .*nowhere"):
-        MultiViewModel.from_pretrained(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def edit_index(folder, **values):
@@ -79,27 +79,27 @@ def edit_index(folder, **values):
 def test_a_class_that_is_not_registered_is_refused(folder, named):
     edit_index(folder, unet=named)
     with pytest.raises(InputError, match="unet"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 def test_an_index_that_is_not_json_is_refused(folder):
     (folder / "model_index.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["unet", "vae", "camera", "context"])
 def test_a_missing_component_is_refused(folder, name):
     (folder / name).rename(folder.parent / name)
     with pytest.raises(InputError, match=f"lacks its folder .*{name}"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 def test_half_a_file_is_refused(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match="does not load"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 def test_a_missing_weight_is_refused_rather_than_drawn_at_random(folder):
@@ -108,7 +108,7 @@ def test_a_missing_weight_is_refused_rather_than_drawn_at_random(folder):
     tensors.pop("projection.bias")
     save_file(tensors, weights)
     with pytest.raises(InputError, match=r"missing keys projection\.bias"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 def test_a_pickled_weight_file_is_not_opened(folder):
@@ -116,15 +116,15 @@ def test_a_pickled_weight_file_is_not_opened(folder):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(InputError, match="does not load"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
 
 
 def test_settings_of_another_version_are_refused(folder):
     index = json.loads((folder / "model_index.json").read_text())
     edit_index(folder, settings=index["settings"] | {"colour": "red"})
     with pytest.raises(InputError, match="colour"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)
     del index["settings"]["new"]["patch"]
     edit_index(folder, settings=index["settings"])
     with pytest.raises(InputError, match="patch"):
-        MultiViewModel.from_pretrained(folder)
+        load(folder)

@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.errors import InputError
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.folder import load, save
 from tests.mvdiff.model.conftest import large_batch
 
 WORD_TEXT = "a [MOUSE] on white ground"
@@ -28,9 +28,9 @@ def test_a_text_is_encoded_once_and_kept(start, zero123plus, tmp_path):
     assert torch.allclose(model.context.prompt, expected, atol=1e-5)
     assert torch.allclose(model.context.empty_prompt, encoded(zero123plus, ""), atol=1e-5)
     assert not model.context.prompt.requires_grad
-    model.save_pretrained(tmp_path / "saved")
+    save(model, tmp_path / "saved")
     assert not (tmp_path / "saved" / "text_encoder").exists()
-    assert torch.equal(MultiViewModel.from_pretrained(tmp_path / "saved").context.prompt, model.context.prompt)
+    assert torch.equal(load(tmp_path / "saved").context.prompt, model.context.prompt)
 
 
 def test_another_prompt_is_another_context(start):
@@ -82,8 +82,8 @@ def test_the_trained_word_is_published_as_a_plain_prompt(start, tmp_path):
         model.word.row += torch.randn(model.word.row.shape, generator=torch.Generator().manual_seed(0))
         expected = model.word()
         assert (expected - before).abs().max() > 1e-2
-    model.save_pretrained(tmp_path / "saved")
-    loaded = MultiViewModel.from_pretrained(tmp_path / "saved").eval()
+    save(model, tmp_path / "saved")
+    loaded = load(tmp_path / "saved").eval()
     assert loaded.word is None
     assert torch.allclose(loaded.context.prompt, expected)
     batch = large_batch(model)

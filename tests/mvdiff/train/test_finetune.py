@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from mvdiff.errors import InputError
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.folder import load
 from mvdiff.model.pipeline import MultiViewPipeline
 from mvdiff.model.settings import ModelSettings
 from mvdiff.rig import rig
@@ -147,7 +147,7 @@ def test_what_is_published_computes_what_was_trained(runs, plan):
     settings = plan(trainable="lora", learning_rate=1e-2)
     run.train(settings)
     state = TrainingState.read(newest(run), settings, run.model_settings, torch.device("cpu"))
-    published = MultiViewModel.from_pretrained(newest(run))
+    published = load(newest(run))
     picture = smooth_picture(50, SIZE)
     trained = MultiViewPipeline(state.ema.model)([picture], seeds=[1])
     drawn = MultiViewPipeline(published)([picture], seeds=[1])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.folder import load
 from mvdiff.shard import ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, read_manifest
 from mvdiff.train.journal import read_losses
@@ -57,7 +57,7 @@ def test_what_is_published_is_the_average(run, settings):
     run.train(settings(ema_decay=0.5))
     checkpoint = run.checkpoints / "step-00000006"
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet", use_safetensors=True)
-    averaged = dict(MultiViewModel.from_pretrained(checkpoint).named_parameters())
+    averaged = dict(load(checkpoint).named_parameters())
     raw = load_file(checkpoint / "training" / "weights.safetensors")
     assert torch.equal(unet.conv_in.weight, averaged["unet.conv_in.weight"])
     assert not torch.equal(raw["unet.conv_in.weight"], averaged["unet.conv_in.weight"])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.errors import InputError
-from mvdiff.model import blueprint
-from mvdiff.model.jsonfile import JsonFile, shown
-from mvdiff.model.weightfile import DIFFUSERS, TRANSFORMERS, Weights
+from mvdiff.model.pretrained import blueprint
+from mvdiff.model.pretrained.jsonfile import JsonFile, shown
+from mvdiff.model.pretrained.weightfile import DIFFUSERS, TRANSFORMERS, Weights
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)

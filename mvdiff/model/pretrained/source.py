@@ -15,10 +15,10 @@ from typing import Any, Literal
 import xxhash
 
 from mvdiff.errors import InputError
-from mvdiff.model import conformity
+from mvdiff.model.pretrained import conformity
 from mvdiff.model.index import INDEX
-from mvdiff.model.jsonfile import JsonFile, shown
-from mvdiff.model.weightfile import DIFFUSERS, TRANSFORMERS, Weights
+from mvdiff.model.pretrained.jsonfile import JsonFile, shown
+from mvdiff.model.pretrained.weightfile import DIFFUSERS, TRANSFORMERS, Weights
 
 Kind = Literal["zero123plus", "stable-diffusion", "mvdiff"]
 

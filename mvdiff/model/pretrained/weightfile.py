@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from mvdiff.errors import InputError
-from mvdiff.model.jsonfile import LFS_POINTER, JsonFile, lfs_pointer, shown
+from mvdiff.model.pretrained.jsonfile import LFS_POINTER, JsonFile, lfs_pointer, shown
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 """What the two libraries call a component's weight file, without the suffix."""

@@ -8,7 +8,7 @@ versions of transformers write and others do not.
 
 from typing import Any
 
-from mvdiff.model.jsonfile import JsonFile
+from mvdiff.model.pretrained.jsonfile import JsonFile
 
 _MAX_LAYERS = 64
 _MAX_LEVELS = 8

@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from mvdiff.model import blueprint
-from mvdiff.model.jsonfile import JsonFile
+from mvdiff.model.pretrained import blueprint
+from mvdiff.model.pretrained.jsonfile import JsonFile
 
 
 def as_file(config):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mvdiff.errors import InputError
-from mvdiff.model import conformity
-from mvdiff.model.pretrained import find, inspect
+from mvdiff.model.folder import save
+from mvdiff.model.pretrained import conformity, find, inspect
 from tests.mvdiff.model.published import write_stable_diffusion, write_zero123plus
 
 INDEX = "model_index.json"
@@ -455,7 +455,7 @@ def test_an_own_model_is_read(own):
 
 
 def test_a_model_as_it_is_saved_is_read(model, tmp_path):
-    model.save_pretrained(tmp_path / "checkpoint")
+    save(model, tmp_path / "checkpoint")
     found = inspect(tmp_path / "checkpoint", half=False)
     assert found.kind == "mvdiff"
     assert {"unet", "vae", "camera", "context"} <= found.weights.keys()

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mvdiff.errors import InputError
-from mvdiff.model.weightfile import WeightFile
+from mvdiff.model.pretrained.weightfile import WeightFile
 
 SOUND = save(
     {"conv_in.weight": np.ones((2, 3), np.float32), "b": np.zeros(0, np.int64), "half": np.ones(5, np.float16)},
