@@ -77,6 +77,8 @@ def _run(words: list[str]) -> int:
         from jobs.demo import demo
 
         return demo(rest)
+    if command == "doctor":
+        return _doctor(rest)
     if command == "testbed":
         from jobs.testbed import testbed
 
@@ -84,19 +86,29 @@ def _run(words: list[str]) -> int:
     raise InputError(f"unknown command {command!r}", f"choose one of {', '.join(manual.SUMMARIES)}")
 
 
-def _job(name: str, words: list[str]) -> int:
+def _explained(name: str, words: list[str]) -> bool:
+    """Whether ``words`` ask for help, which is printed then."""
     if "-h" in words or "--help" in words:
         print(manual.page(name))
-        return 0
-    if "--keys" in words:
+    elif "--keys" in words:
         print(manual.keys(name))
-        return 0
+    else:
+        return False
+    return True
+
+
+def _parsed(name: str, words: list[str], *flags: str) -> argparse.Namespace:
     parser = _Parser(prog=f"mvdiff {name}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--wait", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     parser.add_argument("overrides", nargs="*")
-    parsed = parser.parse_intermixed_args(words)
+    return parser.parse_intermixed_args(words)
+
+
+def _job(name: str, words: list[str]) -> int:
+    if _explained(name, words):
+        return 0
+    parsed = _parsed(name, words, "--dry-run", "--wait", "--json")
     overrides = list(parsed.overrides)
     if name in WITH_PATH and overrides and "=" not in overrides[0]:
         overrides[0] = f"path={overrides[0]}"
@@ -107,10 +119,28 @@ def _job(name: str, words: list[str]) -> int:
     try:
         return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
     except JobFailed as error:
-        print(f"mvdiff {name}: {error}", file=sys.stderr)
-        if parsed.json:
-            print(json.dumps({"job": name, "state": "failed", "error": str(error)}))
-        return 1
+        return _failed(name, error, parsed.json)
+
+
+def _doctor(words: list[str]) -> int:
+    if _explained("doctor", words):
+        return 0
+    parsed = _parsed("doctor", words, "--json")
+
+    from jobs.doctor import doctor
+    from jobs.job import JobFailed
+
+    try:
+        return doctor(parsed.overrides, parsed.json)
+    except JobFailed as error:
+        return _failed("doctor", error, parsed.json)
+
+
+def _failed(name: str, error: Exception, as_json: bool) -> int:
+    print(f"mvdiff {name}: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"job": name, "state": "failed", "error": str(error)}))
+    return 1
 
 
 if __name__ == "__main__":

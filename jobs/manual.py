@@ -4,6 +4,7 @@ Reads the YAML files as text, so that help is shown without loading Hydra.
 """
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -11,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import configs
+from jobs import JOBS
 
 CONFIGS = Path(configs.__file__).parent
 
@@ -22,6 +24,7 @@ SUMMARIES = {
     "evaluate": "score generated views against the truth and write a report",
     "verify": "check every byte of shards or results against its checksum",
     "export": "write results as .npy, PNG or FaceLift folders",
+    "doctor": "how many parameters a model has, and whether it fits a GPU",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",
     "testbed": "a SLURM of four virtual nodes on this one machine, for trying and testing",
 }
@@ -42,6 +45,9 @@ DESCRIPTIONS = {
     "runs/NAME/report/index.html and metrics.json.",
     "verify": "Reads every row of every shard below PATH and names each bad one. Exit status 1 if there is any.",
     "export": "Copies results below PATH into files that other programs read.",
+    "doctor": "Counts parameters and estimates the peak of GPU memory, of a training step and of generation, for the "
+    "settings that train and generate would be given. Needs no weights, data or GPU, and does not look at what "
+    "model.pretrained says. Says which train.micro_batch fits card=.",
 }
 
 EXAMPLES = {
@@ -58,22 +64,29 @@ EXAMPLES = {
     "evaluate": ["mvdiff evaluate run=mice data=runs/mice/shards/heldout --wait"],
     "verify": ["mvdiff verify runs/mice/shards"],
     "export": ["mvdiff export runs/mice/results format=png out=pictures"],
+    "doctor": [
+        "mvdiff doctor model=zero123plus-v1.2 card=a100-40gb train.gradient_checkpointing=true",
+        "mvdiff doctor model=zero123plus-v1.2-tile train.trainable=lora card=24 generate.batch=2",
+    ],
 }
 
 SETTINGS = {
     "model": "mvdiff/model/settings.py:ModelSettings",
+    "model.new": "mvdiff/model/settings.py:NewModel",
     "train": "mvdiff/train/settings.py:TrainSettings",
     "generate": "mvdiff/generate/settings.py:GenerateSettings",
     "evaluate": "mvdiff/evaluate/settings.py:EvaluateSettings",
     "cluster": "slurm/cluster.py:Cluster",
 }
-"""Where the meaning of a group's keys stands: in the docstrings of the dataclass that the group becomes."""
+"""Where the meaning of a group's keys stands, or of those below a key: in the docstrings of the dataclass that these
+become."""
 
 OPTIONS = """\
-  --dry-run   print the exact batch script (or command) and submit nothing
-  --wait      stay until the job ends, showing its log
   --json      print one JSON object on standard output and nothing else there
-  --keys      explain the keys of the job's groups"""
+  --keys      explain the keys of the groups"""
+JOB_OPTIONS = """\
+  --dry-run   print the exact batch script (or command) and submit nothing
+  --wait      stay until the job ends, showing its log"""
 
 STATUS = "  0 done or queued, 1 the job failed, 2 the request was wrong (one line says what and how to mend it)"
 
@@ -87,9 +100,9 @@ def overview(version: str) -> str:
         "",
         "jobs, in the order of the data",
     ]
-    lines += [f"  {name:<10}{SUMMARIES[name]}" for name in SUMMARIES if name not in ("demo", "testbed")]
+    lines += [f"  {name:<10}{SUMMARIES[name]}" for name in JOBS]
     lines += ["", "other commands"]
-    lines += [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "testbed")]
+    lines += [f"  {name:<10}{SUMMARIES[name]}" for name in SUMMARIES if name not in JOBS]
     lines += [
         "",
         "first steps",
@@ -109,11 +122,12 @@ def page(job: str) -> str:
     operand = " PATH" if job in ("verify", "export") else ""
     own = _keys(CONFIGS / f"{job}.yaml")
     defaults = _defaults(CONFIGS / f"{job}.yaml")
-    groups = [f"  {f'{group}={chosen}':<22}of {', '.join(_choices(group))}" for group, chosen in defaults.items()]
+    width = max(22, *(len(f"{group}={chosen} ") for group, chosen in defaults.items()))
+    groups = [f"  {f'{group}={chosen}':<{width}}of {', '.join(_choices(group))}" for group, chosen in defaults.items()]
     lines = [
         f"mvdiff {job}: {SUMMARIES[job]}",
         "",
-        f"usage: mvdiff {job}{operand} [key=value ...] [--dry-run] [--wait] [--json]",
+        f"usage: mvdiff {job}{operand} [key=value ...] {'[--dry-run] [--wait] ' if job in JOBS else ''}[--json]",
         "",
         *textwrap.wrap(DESCRIPTIONS[job], 100),
         "",
@@ -124,6 +138,7 @@ def page(job: str) -> str:
         *groups,
         "",
         "options",
+        *([JOB_OPTIONS] if job in JOBS else []),
         OPTIONS,
         "",
         "examples",
@@ -139,11 +154,9 @@ def keys(job: str) -> str:
     """What ``mvdiff JOB --keys`` prints: every key of the job's groups, its default and its meaning."""
     lines = []
     for group, chosen in _defaults(CONFIGS / f"{job}.yaml").items():
-        values = _values(group, chosen)
-        meanings = _meanings(SETTINGS[group]) if group in SETTINGS else {}
-        for key, (value, comment) in values.items():
+        for key, (value, comment) in _values(group, chosen).items():
             shown = f"{group}.{key}=" if value == "???" else f"{group}.{key}={value}"
-            text = textwrap.wrap(comment or meanings.get(key, ""), 76) or [""]
+            text = textwrap.wrap(comment or _meaning(f"{group}.{key}"), 76) or [""]
             lines.append(f"{shown:<40} {text[0]}".rstrip())
             lines += [f"{'':<40} {line}" for line in text[1:]]
         lines.append("")
@@ -161,16 +174,34 @@ def _choices(group: str) -> list[str]:
 
 
 def _values(group: str, chosen: str) -> dict[str, tuple[str, str | None]]:
-    """Default and comment of every key of a group's file, those of the file it builds on included."""
+    """Default and comment of every key of a group's file, those of the file it builds on included.
+
+    A key that holds others stands for them: ``new.patch`` and so on.
+    """
     text = (CONFIGS / group / f"{chosen}.yaml").read_text()
     values: dict[str, tuple[str, str | None]] = {}
-    for base in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
+    for base in re.findall(r"^  - ([\w.-]+)$", text, re.MULTILINE):
         values |= _values(group, base) if base != "_self_" else {}
-    for key, value, comment in re.findall(r"^(\w+): +(.*?)(?:\s+# (.*))?$", text, re.MULTILINE):
-        values[key] = (value, comment or None)
+    above = ""
+    for indent, key, value, comment in re.findall(
+        r"^((?:  )?)(\w+):(?: +([^#\s].*?))?(?: +# (.*))?$", text, re.MULTILINE
+    ):
+        name = f"{above}.{key}" if indent else key
+        if not indent:
+            above = key
+            values = {known: kept for known, kept in values.items() if value == "" or not known.startswith(f"{key}.")}
+        if value:
+            values[name] = (value, comment or None)
     return values
 
 
+def _meaning(key: str) -> str:
+    """What the full ``key`` means, as the dataclass that holds it says."""
+    holder, _, name = key.rpartition(".")
+    return _meanings(SETTINGS[holder]).get(name, "") if holder in SETTINGS else ""
+
+
+@functools.cache
 def _meanings(where: str) -> dict[str, str]:
     """The line under each field of a dataclass, read from its source: importing it may be slow."""
     file, _, name = where.partition(":")

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvdiff.errors import InputError
 from mvdiff.model.folder import load
@@ -17,7 +17,7 @@ from mvdiff.model.sampler import Sampling, sample
 from mvdiff.placement import framed
 from mvdiff.rig import VIEWS
 
-PRECISIONS = {"no": None, "bf16": torch.bfloat16}
+PRECISIONS: dict[str, torch.dtype | None] = {"no": None, "bf16": torch.bfloat16}
 
 
 class MultiViewPipeline:
@@ -33,6 +33,8 @@ class MultiViewPipeline:
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self._autocast = PRECISIONS[mixed_precision]
+        if self._autocast is not None:
+            lower(self.model, self._autocast)
 
     @classmethod
     def from_pretrained(
@@ -117,3 +119,11 @@ class MultiViewPipeline:
             sampling,
             progress,
         )
+
+
+def lower(model: MultiViewModel, dtype: torch.dtype) -> None:
+    """Store in ``dtype`` the weights that autocast would cast to it at every use; those of norms stay float32."""
+    for part in (model.unet, model.vae, model.vision_encoder):
+        for module in part.modules() if part is not None else ():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(dtype)

@@ -16,7 +16,8 @@ LATENT_SHIFT, LATENT_SCALE = 0.22, 0.75
 """Zero123++ (Shi et al. 2023, and its published pipeline): pictures in [-1, 1] and the scaled latents of the views are
 brought to these ranges; the condition's latents are neither scaled nor shifted."""
 
-_DECODED_AT_ONCE = 8
+_DECODED_AT_ONCE = 8 * 40 * 40
+"""Latent positions: decoding takes far more memory than sampling, and gains little from larger batches."""
 
 
 class LatentSpace(Protocol):
@@ -107,7 +108,8 @@ class KLSpace:
     def decode(self, latents: Tensor) -> Tensor:
         """As in ``LatentSpace``."""
         scaled = (self._together(latents) / LATENT_SCALE + LATENT_SHIFT) / self._vae.config["scaling_factor"]
-        decoded = torch.cat([self._vae.decode(part).sample for part in scaled.split(_DECODED_AT_ONCE)])
+        at_once = max(1, _DECODED_AT_ONCE // scaled[0, 0].numel())
+        decoded = torch.cat([self._vae.decode(part).sample for part in scaled.split(at_once)])
         views = self._apart(decoded / IMAGE_SCALE)  # [B, 6, 3, H, W] in [-1, 1]
         return (views.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 

@@ -15,7 +15,7 @@ from mvdiff.model.build import create
 from mvdiff.model.folder import load, save
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
-from mvdiff.train import card, finetune, record
+from mvdiff.train import finetune, modelcard, record
 from mvdiff.train.checkpoint import TRAINING
 from mvdiff.train.ema import Ema
 from mvdiff.train.schedule import learning_rate
@@ -66,7 +66,7 @@ class TrainingState:
         ``loss`` is that of the last step.
         """
         save(self.ema.model, folder)
-        write_text(folder / card.FILE, card.card(self.ema.model, content, self.step, loss))
+        write_text(folder / modelcard.FILE, modelcard.model_card(self.ema.model, content, self.step, loss))
         boundary("model written")
         (folder / TRAINING).mkdir()
         write_json(folder / record.FILE, content)

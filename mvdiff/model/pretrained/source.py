@@ -15,8 +15,8 @@ from typing import Any, Literal
 import xxhash
 
 from mvdiff.errors import InputError
-from mvdiff.model.pretrained import conformity
 from mvdiff.model.index import INDEX
+from mvdiff.model.pretrained import conformity
 from mvdiff.model.pretrained.jsonfile import JsonFile, shown
 from mvdiff.model.pretrained.weightfile import DIFFUSERS, TRANSFORMERS, Weights
 

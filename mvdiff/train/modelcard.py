@@ -18,7 +18,7 @@ _LICENCES = {
 _NO_BASE = ("other", "Trained from nothing: the licence is that of the data and of whoever trained it.")
 
 
-def card(model: MultiViewModel, record: Record, step: int, loss: float | None) -> str:
+def model_card(model: MultiViewModel, record: Record, step: int, loss: float | None) -> str:
     """Markdown with the front matter that model hubs read.
 
     ``step`` is the number of optimizer steps, ``loss`` the mean of the last one's global batch.
