@@ -15,7 +15,7 @@ from mvdiff.errors import InputError
 from mvdiff.generate.plan import Plan, make_plan
 from mvdiff.generate.settings import GenerateSettings, Recipe
 from mvdiff.generate.status import status
-from mvdiff.model.index import stored_settings, stored_timesteps
+from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import rig
 from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
@@ -36,6 +36,11 @@ def check(config: DictConfig, run: Run | None) -> None:
     timesteps = stored_timesteps(Path(config.checkpoint))
     if not 1 <= config.generate.steps <= timesteps:
         raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {timesteps}")
+    if chosen.sampler != "ddim" and ends_in_noise(Path(config.checkpoint)):
+        raise InputError(
+            f"generate.sampler={chosen.sampler} divides by the signal, and this model starts with none",
+            "choose generate.sampler=ddim for a model whose schedule ends in pure noise",
+        )
     model.refuse_turned_tile(chosen.reference_view > 0, f"generate.reference_view={chosen.reference_view}")
     if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
         raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
@@ -122,13 +127,14 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
 
 def _checkpoint(config: DictConfig, run: Run) -> Path:
     if config.checkpoint is None:
-        newest = CheckpointStore(run.checkpoints).newest_good() if run.checkpoints.is_dir() else None
-        if newest is None:
+        store = CheckpointStore(run.checkpoints)
+        if not store.steps():
             raise InputError(
                 f"run {run.name} has no checkpoint in {run.checkpoints}",
                 f"train it first (mvdiff train run={run.name} data=...), or give checkpoint=FOLDER",
             )
-        return newest
+        # An older one would do for training to go on from, but its pictures are not the ones that were asked for.
+        config.checkpoint = str(store.path(store.steps()[-1]))
     path = Path(config.checkpoint).expanduser().absolute()
     if not path.is_dir():
         raise InputError(f"checkpoint {path} does not exist", "give the folder of a checkpoint")

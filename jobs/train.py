@@ -12,10 +12,10 @@ from jobs.runfolder import Run
 from jobs.shards import check_shards
 from mvdiff.errors import InputError
 from mvdiff.model.pretrained import find
-from mvdiff.model.settings import RANDOM, ModelSettings
+from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
-from mvdiff.train.checkpoint import CheckpointStore, step_of
-from mvdiff.train.fitness import refuse_misfit, refuse_unfit
+from mvdiff.train.checkpoint import MANIFEST, CheckpointStore, step_of, verify
+from mvdiff.train.fitness import needs_origin, refuse_misfit, refuse_unfit
 from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
 from slurm.rendezvous import meet
@@ -27,9 +27,16 @@ def check(config: DictConfig, run: Run | None) -> None:
     """Settings, shards, and that the run is not training already."""
     assert run is not None
     training = settings(TrainSettings, config.train, "train")
-    if config.model.pretrained not in (None, RANDOM):
-        config.model.pretrained = str(find(config.model.pretrained))
     model = settings(ModelSettings, config.model, "model")
+    newest = CheckpointStore(run.checkpoints).newest_good()
+    if model.starts_from_weights:
+        try:
+            config.model.pretrained = str(_whole(find(config.model.pretrained)))
+        except InputError:
+            # a run whose checkpoints hold all that it goes on from outlives the weights it began with
+            if newest is None or needs_origin(training, model):
+                raise
+        model = settings(ModelSettings, config.model, "model")
     refuse_unfit(training, model)
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
@@ -37,8 +44,7 @@ def check(config: DictConfig, run: Run | None) -> None:
     data = Path(config.data.path)
     dataset = ShardDataset(data)
     refuse_misfit(model, dataset, data)
-    asked = describe(training, model, dataset)
-    newest = CheckpointStore(run.checkpoints).newest_good()
+    asked = describe(training, model, dataset, newest)
     if newest is not None:
         refuse_another(newest, asked)
     for folder in run.jobs():
@@ -47,6 +53,13 @@ def check(config: DictConfig, run: Run | None) -> None:
                 f"run {run.name} is being trained already, by job {folder.path.name}",
                 "wait for it, or choose another run=",
             )
+
+
+def _whole(weights: Path) -> Path:
+    """``weights``, with every byte as it was written where they are a checkpoint of this program."""
+    if (weights / MANIFEST).is_file() and (problems := verify(weights)):
+        raise InputError(f"checkpoint {weights} is damaged ({problems[0]})", "give another checkpoint")
+    return weights
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:

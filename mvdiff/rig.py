@@ -232,6 +232,11 @@ class Rig:
         return relative(self.azimuth, self.elevation, self.distance, self.fov, reference)
 
     @property
+    def around_a_seventh(self) -> bool:
+        """Whether the rig stands around a picture that is none of its views, at azimuth 0: Zero123++'s do."""
+        return self.name in ("zero123plus-v1.1", "zero123plus-v1.2")
+
+    @property
     def even(self) -> bool:
         """Whether the rig looks the same from each of its views: a ring of equal steps at one elevation."""
         own = self.relative(0)[:, :2]

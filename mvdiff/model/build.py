@@ -17,6 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mvdiff.model import folder, published
 from mvdiff.model.camera import CHANNELS, CameraEmbedding
+from mvdiff.model.component import read_component
 from mvdiff.model.context import LearnedContext, PromptContext
 from mvdiff.model.latents import PatchLatents
 from mvdiff.model.multiview import MultiViewModel
@@ -55,8 +56,10 @@ def _origin(start: Origin) -> dict[str, str]:
     source = start.pretrained
     if source is None:
         return {}
-    family = source.index["origin"].get("family") if source.kind == "mvdiff" else source.kind
-    return {"name": source.folder.name, "family": family or "none", "xxh3": source.fingerprint()}
+    if source.kind == "mvdiff" and source.index["origin"]:
+        return source.index["origin"]
+    family = "none" if source.kind == "mvdiff" else source.kind
+    return {"name": source.name, "family": family, "xxh3": source.fingerprint()}
 
 
 def _small(new: NewModel, settings: ModelSettings, views: Iterable[NDArray[np.uint8]]) -> dict[str, Any]:
@@ -111,12 +114,12 @@ def _parts(start: Origin, settings: ModelSettings) -> dict[str, Any]:
 def _published(source: Pretrained, settings: ModelSettings) -> dict[str, Any]:
     path = source.folder
     parts: dict[str, Any] = {
-        "unet": folder.read_component(path / "unet", UNet2DConditionModel),
-        "vae": folder.read_component(path / "vae", AutoencoderKL),
+        "unet": read_component(path / "unet", UNet2DConditionModel),
+        "vae": read_component(path / "vae", AutoencoderKL),
         "scheduler": published.scheduler(source.config("scheduler")),
     }
     if source.kind == "zero123plus":
-        parts["vision_encoder"] = folder.read_component(path / "vision_encoder", CLIPVisionModelWithProjection)
+        parts["vision_encoder"] = read_component(path / "vision_encoder", CLIPVisionModelWithProjection)
     encoder = TextEncoder.from_pretrained(path)
     empty = encoder.encode("")
     if settings.prompt == "token":

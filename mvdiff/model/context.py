@@ -36,7 +36,8 @@ class LearnedContext(ModelMixin, ConfigMixin):  # type: ignore[misc]
 class PromptContext(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The context of Zero123++: text embeddings plus ``ramp`` times the picture's CLIP embedding.
 
-    Text is encoded once and kept here, so that generation needs no text encoder. A sample whose condition is dropped
+    Text is encoded once and kept here, so that generation needs no text encoder; ``learned`` says that its embedding
+    has been trained since. A sample whose condition is dropped
     sees the empty prompt and no embedding, in training as in sampling.
     """
 
@@ -46,7 +47,7 @@ class PromptContext(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """float [tokens, 1]; zero where the weights know no image embedding."""
 
     @register_to_config
-    def __init__(self, tokens: int, width: int, text: str = "") -> None:
+    def __init__(self, tokens: int, width: int, text: str = "", learned: bool = False) -> None:
         super().__init__()
         self.prompt = nn.Parameter(torch.zeros(tokens, width))
         self.register_buffer("empty_prompt", torch.zeros(tokens, width))

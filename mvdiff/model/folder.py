@@ -11,13 +11,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import CLIPVisionModelWithProjection
 
 from mvdiff.errors import InputError
 from mvdiff.model import adapter
 from mvdiff.model.camera import CameraEmbedding
+from mvdiff.model.component import read_component
 from mvdiff.model.context import LearnedContext, PromptContext
 from mvdiff.model.index import INDEX, read_index
 from mvdiff.model.latents import PatchLatents
@@ -35,8 +35,6 @@ COMPONENTS: dict[str, tuple[tuple[str, Any], ...]] = {
     "scheduler": (("diffusers", DDIMScheduler), ("diffusers", EulerAncestralDiscreteScheduler)),
 }
 OPTIONAL = ("camera", "vision_encoder")
-
-_SCHEDULERS = (DDIMScheduler, EulerAncestralDiscreteScheduler)
 
 
 @torch.no_grad()
@@ -61,7 +59,7 @@ def save(model: MultiViewModel, path: Path) -> None:
             component.save_config(path / name)
             weights = path / name / "diffusion_pytorch_model.safetensors"
             save_file(adapter.merged(component), weights, metadata={"format": "pt"})
-            component.save_lora_adapter(path / "unet_lora", safe_serialization=True)
+            adapter.save(component, path / "unet_lora")
         else:
             component.save_pretrained(path / name)
     index |= {
@@ -119,38 +117,6 @@ def _class(path: Path, index: dict[str, Any], name: str) -> Any:
         f"{path / INDEX} names {named} as its {name}",
         f"this program loads {loaded} there; give a folder it has written",
     )
-
-
-def read_component(path: Path, kind: Any, **changes: Any) -> Any:
-    """The component in the folder ``path``; ``changes`` override its configuration.
-
-    Raises ``InputError`` where it is missing or damaged, or its weights are not just those of its configuration.
-    """
-    if not path.is_dir():
-        raise InputError(f"the model lacks its folder {path}", "give a complete checkpoint")
-    options: dict[str, Any] = {"local_files_only": True}
-    if kind not in _SCHEDULERS:
-        options |= {"use_safetensors": True, "output_loading_info": True}
-        if kind is CLIPVisionModelWithProjection:
-            options["dtype"] = torch.float32
-        else:
-            options["low_cpu_mem_usage"] = False
-    try:
-        loaded = kind.from_pretrained(path, **options, **changes)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} does not load ({reason})", "give an undamaged checkpoint") from error
-    if kind in _SCHEDULERS:
-        return loaded
-    # Weights that a file lacks are drawn at random, with no more than a warning: ask what was found.
-    component, found = loaded
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found[what]:
-            raise InputError(
-                f"weights of {path} do not fit: {what.replace('_', ' ')} {', '.join(map(str, list(found[what])[:3]))}",
-                "give an undamaged checkpoint, of the same version of this program",
-            )
-    return component
 
 
 def _forget_origin(component: Any) -> None:

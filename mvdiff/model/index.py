@@ -26,11 +26,26 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def stored_timesteps(folder: Path) -> int:
     """Length of the noise schedule of the model saved in ``folder``; ``InputError`` where it does not say."""
+    try:
+        return int(_schedule(folder)["num_train_timesteps"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder} names no length of its noise schedule", "give an undamaged checkpoint") from None
+
+
+def ends_in_noise(folder: Path) -> bool:
+    """Whether the noise schedule of the model saved in ``folder`` ends without any signal (Lin et al. 2023)."""
+    return bool(_schedule(folder).get("rescale_betas_zero_snr"))
+
+
+def _schedule(folder: Path) -> dict[str, Any]:
     file = folder / "scheduler" / "scheduler_config.json"
     try:
-        return int(json.loads(file.read_text())["num_train_timesteps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        schedule = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from None
+    if not isinstance(schedule, dict):
+        raise InputError(f"{file} holds no noise schedule", "give an undamaged checkpoint")
+    return schedule
 
 
 def stored_settings(folder: Path) -> ModelSettings:

@@ -94,6 +94,7 @@ class MultiViewModel(nn.Module):
         )
         if isinstance(context, PromptContext):
             context.prompt.requires_grad_(settings.prompt == "learnable")
+            context.register_to_config(learned=context.config["learned"] or settings.prompt != "text")
         attention.install(unet)
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)

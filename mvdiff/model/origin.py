@@ -62,21 +62,26 @@ def origin(settings: ModelSettings) -> Origin:
 def _slots(settings: ModelSettings, known: str | None) -> tuple[int, ...]:
     if known is None:
         return tuple(range(VIEWS))
-    return slots(rig(known), settings.cameras, settings.mapping)
+    weights = rig(known)
+    if weights.around_a_seventh and settings.mapping is None:
+        raise InputError(
+            f"these weights make {weights.described} around a picture that is none of the six, and in data of "
+            f"{settings.cameras.described} the picture is one of them",
+            "set model.mapping=order (view k trains slot k), nearest, or a list of six views",
+        )
+    return slots(weights, settings.cameras, settings.mapping)
 
 
 def _onwards(settings: ModelSettings, pretrained: Pretrained) -> tuple[int, ...]:
     """Slots of a model that goes on from a checkpoint of this program."""
     stored = ModelSettings.read(pretrained.index.get("settings", {}))
     kept = ["size", "new"] if stored.new is not None or settings.new is not None else ["size"]
-    if stored.prompt == settings.prompt == "learnable":
-        pass
-    elif settings.prompt == "token":
+    if settings.prompt == "token":
         raise InputError(
             f"{pretrained.folder} holds no text encoder, and model.prompt=token trains through one",
             "start from the weights it was trained from, or choose model.prompt=text or learnable",
         )
-    elif stored.new is None and stored.prompt != "token":
+    if stored.new is None and stored.prompt != "token":
         kept.append("prompt_text")
     for key in kept:
         if getattr(stored, key) != getattr(settings, key):
@@ -85,6 +90,8 @@ def _onwards(settings: ModelSettings, pretrained: Pretrained) -> tuple[int, ...]
                 f"{getattr(settings, key)}",
                 "ask for the same, or start from other weights",
             )
+    if stored.new is None:
+        _refuse_sizes(settings)
     moved = slots(stored.cameras, settings.cameras, settings.mapping)
     return tuple(moved[view] for view in pretrained.index["slots"])
 

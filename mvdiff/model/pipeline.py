@@ -1,6 +1,7 @@
 """Pictures in, six views of each out."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +66,8 @@ class MultiViewPipeline:
         what else is in the batch. ``steps``, ``guidance`` (1: none) and ``sampler`` default to the model's;
         ``guidance_rescale`` and ``guidance_interval`` are explained at ``Sampling``; ``progress`` is called with 1
         after each step. Raises ``InputError`` for pictures of another kind, for a number of seeds or masks that is not
-        that of the pictures, for steps or a view out of range.
+        that of the pictures, for steps or a view out of range, and ``FloatingPointError`` where sampling ends in what
+        is no number.
         """
         settings = self.model.settings
         sampling = Sampling(
@@ -80,7 +82,10 @@ class MultiViewPipeline:
             raise InputError(
                 f"{len(images)} pictures, {len(seeds)} seeds and {len(masks)} masks", "give one seed a picture"
             )
-        if not 0 <= reference_view < VIEWS:
+        for seed in seeds:
+            if not isinstance(seed, Integral):
+                raise InputError(f"the seed {seed!r} is no whole number", "give one integer a picture")
+        if not isinstance(reference_view, Integral) or not 0 <= reference_view < VIEWS:
             raise InputError(f"reference view {reference_view}", f"choose 0 to {VIEWS - 1}")
         settings.refuse_turned_tile(reference_view > 0, f"reference view {reference_view}")
         sampling.scheduler(self.model)
@@ -91,6 +96,8 @@ class MultiViewPipeline:
         ]
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
             latents = self.sample(seen, seeds, sampling, progress, reference_view)
+            if not latents.isfinite().all():
+                raise FloatingPointError("the sampler's latents are not finite")
             views = self.model.space.decode(latents)
         if self.model.tiled:
             views = views.roll(reference_view, 1)

@@ -1,6 +1,7 @@
 """The sampler: from noise to the latents of six views, with any of diffusers' schedulers."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r} is unknown", f"choose {', '.join(SAMPLERS)}")
+        if not isinstance(self.steps, int):
+            raise InputError(f"{self.steps!r} sampling steps", "give a whole number")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance {self.guidance}", "give a finite number")
         if not 0 <= self.rescale <= 1:
             raise InputError(f"guidance rescale {self.rescale}", "choose 0 (off) to 1")
         low, high = self.interval
@@ -61,6 +66,11 @@ class Sampling:
         """diffusers' scheduler over the model's noise schedule, with trailing timesteps."""
         if not 1 <= self.steps <= model.num_train_timesteps:
             raise InputError(f"{self.steps} sampling steps", f"choose 1 to {model.num_train_timesteps}")
+        if self.sampler != "ddim" and model.scheduler.config.get("rescale_betas_zero_snr"):
+            raise InputError(
+                f"sampler {self.sampler} divides by the signal, and this model starts with none",
+                "choose ddim for a model whose schedule ends in pure noise",
+            )
         kind, own = SAMPLERS[self.sampler]
         known = inspect.signature(kind.__init__).parameters
         kept = {name: value for name, value in model.scheduler.config.items() if name in _SCHEDULE and name in known}

@@ -13,6 +13,9 @@ NEW_WORD = "[MOUSE]"
 RANDOM = "random"
 """``pretrained=random``: the published architecture with random weights, for measurements."""
 
+_MOST_WORDS = 75
+"""A token a word, between the two that begin and end a text."""
+
 _CHOICES = {
     "layout": ("views", "tile"),
     "camera": ("adaln", "cross_attention", "concat", "none"),
@@ -123,8 +126,8 @@ class ModelSettings:
     pretrained_rig: Any
     """The six cameras that published weights were trained for; null where they know none, or say it themselves."""
     mapping: Any
-    """Which view trains which of the pretrained model's six, where the rigs differ: ``order``, ``nearest``, or a list;
-    null: they must not differ."""
+    """Where the rigs differ, that it is meant: ``order``, ``nearest``, or a list; null: they must not differ. In a tile
+    it says which view stands in which of the pretrained model's six slots; apart, each view has its own camera."""
     accept_half: bool
     """Train float32 copies of a UNet that was stored in half precision."""
     rig: Any
@@ -185,6 +188,12 @@ class ModelSettings:
                 self.prompt == "token" and NEW_WORD not in self.prompt_text,
                 "prompt_text",
                 f"a prompt with a new token names it: 'a photo of a {NEW_WORD}, white background'",
+            ),
+            (not self.prompt_text.isprintable(), "prompt_text", "write it in one line, without control characters"),
+            (
+                len(self.prompt_text.split()) > _MOST_WORDS,
+                "prompt_text",
+                f"CLIP reads 77 tokens, so {_MOST_WORDS} words at most",
             ),
             (
                 self.prompt != "token" and NEW_WORD in self.prompt_text,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.errors import InputError
+from mvdiff.model.component import line, read_component
 from mvdiff.model.settings import NEW_WORD
 
 
@@ -21,10 +22,15 @@ class TextEncoder:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "TextEncoder":
-        """From ``folder/tokenizer`` and ``folder/text_encoder``; the word ``[MOUSE]`` is in the vocabulary."""
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
-        return cls(tokenizer, model)
+        """From ``folder/tokenizer`` and ``folder/text_encoder``; ``InputError`` where they do not load."""
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        # the tokenizers library raises plain Exceptions
+        except Exception as error:
+            raise InputError(
+                f"{folder / 'tokenizer'} does not load ({line(error)})", "give an undamaged checkpoint"
+            ) from error
+        return cls(tokenizer, read_component(folder / "text_encoder", CLIPTextModel))
 
     def ids(self, text: str) -> Tensor:
         """int64 [tokens], padded as the checkpoint's tokenizer pads; ``InputError`` where the text is too long."""

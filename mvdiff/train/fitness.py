@@ -43,3 +43,11 @@ def refuse_unfit(settings: TrainSettings, model_settings: ModelSettings) -> None
             "train.trainable=lora adapts weights, and this model starts from none", "give model.pretrained=FOLDER"
         )
     model_settings.refuse_turned_tile(settings.reference_view == "random", "train.reference_view=random")
+
+
+def needs_origin(settings: TrainSettings, model_settings: ModelSettings) -> bool:
+    """Whether a restart needs the weights that the run began with.
+
+    A checkpoint holds a UNet with its LoRA merged, and no text encoder: neither is what such a run goes on from.
+    """
+    return settings.trainable == "lora" or model_settings.prompt == "token"

@@ -1,5 +1,8 @@
 """The model card of a checkpoint: what it is, what it was trained on, and what may be done with it."""
 
+import json
+
+from mvdiff.model.context import LearnedContext
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.train.record import Record
 
@@ -27,11 +30,12 @@ def model_card(model: MultiViewModel, record: Record, step: int, loss: float | N
     licence, explained = _LICENCES.get(origin.get("family", ""), _NO_BASE)
     cameras = settings.cameras
     epochs = step * training["batch"] / data["samples"]
-    base = [f"base_model: {origin['name']}"] if origin else []
+    base = [f"base_model: {json.dumps(origin['name'])}"] if origin else []
     trained = {
         "full": "the whole UNet",
         "freeze_encoder": "the UNet but for its down blocks",
-        "lora": f"a LoRA of rank {training['lora_rank']} (merged into `unet/`, apart in `unet_lora/`)",
+        "lora": f"a LoRA of rank {training['lora_rank']}, merged into `unet/`; apart in `unet_lora/` for "
+        '`unet.load_lora_adapter(FOLDER + "/unet_lora", prefix=None, use_safetensors=True)`',
     }[training["trainable"]]
     lines = [
         "---",
@@ -80,6 +84,9 @@ def _base(model: MultiViewModel) -> str:
 
 
 def _prompt(model: MultiViewModel) -> str:
-    how = {"text": "fixed", "learnable": "its embedding trained", "token": "the row of its new word trained"}
-    settings = model.settings
-    return f'"{settings.prompt_text}", {how[settings.prompt]}' if settings.prompt_text else how[settings.prompt]
+    """What the stored embedding is of, whatever this run's settings call it."""
+    if isinstance(model.context, LearnedContext):
+        return "learned, of no text"
+    held = model.context.config
+    text = str(held["text"]).replace("|", "\\|")
+    return f'"{text}", {"its embedding trained" if held["learned"] else "fixed"}'

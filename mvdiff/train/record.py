@@ -11,6 +11,7 @@ from mvdiff.model.origin import origin
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import TRAINING
+from mvdiff.train.fitness import needs_origin
 from mvdiff.train.settings import FREE, TrainSettings
 
 FILE = f"{TRAINING}/train.json"
@@ -18,17 +19,26 @@ FILE = f"{TRAINING}/train.json"
 Record = dict[str, dict[str, Any]]
 
 
-def describe(settings: TrainSettings, model_settings: ModelSettings, dataset: ShardDataset) -> Record:
+def describe(
+    settings: TrainSettings, model_settings: ModelSettings, dataset: ShardDataset, newest: Path | None
+) -> Record:
     """The record of a run, as plain JSON values.
 
     The data are known by a hash of every sample's id and checksum, whatever shards they lie in, pretrained weights by
-    one of their files. Raises ``InputError`` where the latter are missing or do not fit.
+    one of their files. Raises ``InputError`` where the latter are missing or do not fit, unless the run goes on from
+    the checkpoint ``newest``, which holds all that it needs.
     """
-    source = origin(model_settings).pretrained
+    try:
+        source = origin(model_settings).pretrained
+        pretrained = {"kind": source.kind, "xxh3": source.fingerprint()} if source else {}
+    except InputError:
+        if newest is None or needs_origin(settings, model_settings):
+            raise
+        pretrained = json.loads((newest / FILE).read_text(encoding="utf-8"))["pretrained"]
     return {
         "train": asdict(settings),
         "model": model_settings.written(),
-        "pretrained": {"kind": source.kind, "xxh3": source.fingerprint()} if source else {},
+        "pretrained": pretrained,
         "data": {"samples": len(dataset), "rig": dataset.rig, "xxh3": dataset.index.fingerprint()},
     }
 
@@ -54,5 +64,7 @@ def _flat(record: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         f"{group}.{key}": value
         for group, values in record.items()
         for key, value in values.items()
-        if group != "train" or key not in FREE
+        if not (group == "train" and key in FREE)
+        # weights are known by what they are, wherever they lie
+        if (group, key) != ("model", "pretrained")
     }

@@ -18,12 +18,13 @@ from mvdiff.model.settings import ModelSettings
 from mvdiff.train import finetune, modelcard, record
 from mvdiff.train.checkpoint import TRAINING
 from mvdiff.train.ema import Ema
+from mvdiff.train.fitness import needs_origin
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
 
 WEIGHTS = f"{TRAINING}/weights.safetensors"
 AVERAGES = f"{TRAINING}/averages.safetensors"
-"""Only where the published weights are not the averages themselves (``finetune.needs_origin``)."""
+"""Only where the published weights are not the averages themselves (``fitness.needs_origin``)."""
 OPTIMIZER = f"{TRAINING}/optimizer.safetensors"
 POSITION = f"{TRAINING}/position.json"
 
@@ -74,7 +75,7 @@ class TrainingState:
         boundary("position written")
         save_file(_stored(self.trained), folder / WEIGHTS)
         boundary("weights written")
-        if finetune.needs_origin(self._settings, self.model.settings):
+        if needs_origin(self._settings, self.model.settings):
             save_file(_stored(self.ema.averages), folder / AVERAGES)
             boundary("averages written")
         save_file(self._moments(), folder / OPTIMIZER)
@@ -83,8 +84,8 @@ class TrainingState:
     def read(cls, folder: Path, settings: TrainSettings, model_settings: ModelSettings, device: torch.device) -> Self:
         """The state that ``write`` put into ``folder``, bit for bit."""
         model = load(folder)
-        if finetune.needs_origin(settings, model_settings):
-            model = _from_origin(model_settings, model)
+        if needs_origin(settings, model_settings):
+            model = _from_origin(model_settings, model, settings.seed)
         state = cls(model, settings, device)
         _load(state.trained, folder / WEIGHTS)
         if (folder / AVERAGES).exists():
@@ -111,10 +112,10 @@ class TrainingState:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _from_origin(settings: ModelSettings, stored: MultiViewModel) -> MultiViewModel:
+def _from_origin(settings: ModelSettings, stored: MultiViewModel, seed: int) -> MultiViewModel:
     """The model that the run began with, but for what is trained, which is about to be loaded."""
     dark = np.zeros((1, 1, 8, 8, 3), np.uint8)
-    model = create(settings, dark, 0)
+    model = create(settings, dark, seed)
     model.placement = stored.placement
     return model
 

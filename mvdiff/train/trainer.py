@@ -94,7 +94,6 @@ class Trainer:
         self.order = Order(dataset.ids, settings.seed)
         self.loss: float | None = None
         """Mean loss of the last step's global batch; None before the first one of this start."""
-        self.record = record.describe(settings, model_settings, dataset)
         self.journal = Journal(events, log, settings.steps, settings.batch, len(dataset), settings.log_every)
 
     def run(self, should_stop: Callable[[], bool]) -> End:
@@ -148,6 +147,7 @@ class Trainer:
         """Find the step to go on from, or make a new model and save it as step 0: every rank starts by loading."""
         settings = self.settings
         newest = self.store.newest_good()
+        self.record = record.describe(settings, self.model_settings, self.dataset, newest)
         if newest is None:
             self.log(f"starting a new run of {settings.steps} steps on {len(self.dataset)} samples")
             model = create(self.model_settings, self._fitting_views(), settings.seed)

@@ -17,15 +17,21 @@ _STOCK_UNET: dict[str, Any] = {
     "addition_embed_type": None,
     "attention_type": "default",
     "class_embed_type": None,
+    "center_input_sample": False,
     "class_embeddings_concat": False,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "cross_attention_norm": None,
+    "dropout": 0.0,
     "dual_cross_attention": False,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "num_attention_heads": None,
+    "norm_eps": 1e-5,
     "num_class_embeds": None,
     "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
@@ -34,7 +40,14 @@ _STOCK_UNET: dict[str, Any] = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
-_STOCK_VAE = {"mid_block_add_attention": True, "use_post_quant_conv": True, "use_quant_conv": True}
+_STOCK_VAE = {
+    "latents_mean": None,
+    "latents_std": None,
+    "mid_block_add_attention": True,
+    "shift_factor": None,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
 
 
 class Blueprint(dict[str, tuple[int, ...]]):

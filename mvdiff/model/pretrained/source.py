@@ -5,9 +5,11 @@ waits in a queue for a folder that does not load. Nothing here asks the network.
 """
 
 import copy
+import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,8 @@ KINDS: dict[str, Kind] = {
     "MultiViewPipeline": "mvdiff",
 }
 """What loads, by the class that ``model_index.json`` names."""
+
+_WRITERS = ("transformers_version", "torch_dtype", "dtype", "architectures")
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{6,64}")
@@ -50,6 +54,14 @@ class Pretrained:
     """What the weight files' headers say, by component."""
     configs: Mapping[str, JsonFile] = field(repr=False)
 
+    @property
+    def name(self) -> str:
+        """What people call it: its name in the hub cache, else its folder's."""
+        repository = self.folder.parent.parent.name
+        if self.folder.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.removeprefix("models--").replace("--", "/")
+        return self.folder.name
+
     def config(self, component: str) -> dict[str, Any]:
         """The configuration of a component: what its JSON file says."""
         return copy.deepcopy(dict(self.configs[component].values))
@@ -57,19 +69,32 @@ class Pretrained:
     def fingerprint(self) -> str:
         """Names the weights, wherever the folder lies: 32 hexadecimal digits.
 
-        xxh3_128 over names, sizes, headers and a sample of the data: the first and last MiB of each weight file and
-        small blocks between them. Other weights have another fingerprint; single flipped bits are not what it finds.
+        xxh3_128 over the weight files' names, their headers with 12 KiB of every tensor, and what else decides the
+        model: configurations, vocabulary, index. Weights trained otherwise have another fingerprint; a flipped bit in
+        a large tensor is not what it finds.
         """
         hasher = xxhash.xxh3_128()
-        files = [file for weights in self.weights.values() for file in weights.files]
-        for file in sorted(files, key=lambda file: file.path):
-            hasher.update(f"{file.path.relative_to(self.folder).as_posix()} {file.size}\n".encode())
+        files = {file.path: file for weights in self.weights.values() for file in weights.files}
+        others = [path for path in self.folder.glob("*/*") if path.suffix in (".json", ".txt")]
+        for path in sorted({*files, *others, self.folder / INDEX}):
+            hasher.update(f"{path.relative_to(self.folder).as_posix()}\n".encode())
             try:
-                for block in file.sample():
+                for block in files[path].sample() if path in files else [_content(path)]:
                     hasher.update(block)
             except OSError as error:
-                raise InputError(f"{file.path} cannot be read ({error.strerror})", "make it readable") from None
+                raise InputError(f"{path} cannot be read ({error.strerror})", "make it readable") from None
         return hasher.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """The file without what says only which program wrote it."""
+    content = path.read_bytes()
+    with suppress(ValueError):
+        values = json.loads(content)
+        if isinstance(values, dict):
+            kept = {key: value for key, value in values.items() if not key.startswith("_") and key not in _WRITERS}
+            return json.dumps(kept, sort_keys=True).encode()
+    return content
 
 
 def find(name: str) -> Path:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -29,9 +29,7 @@ _BITS |= dict.fromkeys(("U64", "I64", "F64"), 64)
 _LENGTH = 8
 _MAX_HEADER = 100_000_000
 _MAX_RANK = 8
-_MEBI = 1 << 20
 _SPOT = 1 << 12
-_SPOTS = 32
 _AGAIN = "complete the download, or give an undamaged copy"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -44,6 +42,9 @@ class Stored:
     dtype: str
     """As the format spells it: F32, BF16, ..."""
     shape: tuple[int, ...]
+    start: int = field(compare=False)
+    """Where its data begin, counted from the end of the header."""
+    stop: int = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,14 @@ class WeightFile:
         return cls(path, size, data_start, tensors)
 
     def sample(self) -> Iterator[bytes]:
-        """The header, the first and last MiB of data, and small blocks from evenly spaced places between them.
-
-        With the ends alone, two UNets that differ in their attention layers only would look the same.
-        """
-        end = self.data_start + _MEBI
-        places = [(0, end), (max(self.size - _MEBI, end), self.size)]
-        step = (self.size - end) // (_SPOTS + 1)
-        places += [(end + k * step, end + k * step + _SPOT) for k in range(1, _SPOTS + 1) if step > _SPOT]
+        """The header, and the first, middle and last 4 KiB of every tensor."""
         with self.path.open("rb") as file:
-            for start, stop in places:
-                file.seek(start)
-                yield file.read(max(stop - start, 0))
+            yield file.read(self.data_start)
+            for tensor in sorted(self.tensors.values(), key=lambda tensor: tensor.start):
+                last = max(tensor.start, tensor.stop - _SPOT)
+                for start in sorted({tensor.start, (tensor.start + last) // 2, last}):
+                    file.seek(self.data_start + start)
+                    yield file.read(min(_SPOT, tensor.stop - start))
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def _parsed(path: Path, text: bytes) -> tuple[dict[str, Stored], int]:
             raise _broken(path, f"the entry of {shown(name)} makes no sense")
         if math.prod(shape) * _BITS[dtype] != 8 * (stop - start):
             raise _broken(path, f"{shown(name)} takes {stop - start} bytes, which is not what {dtype} {shape} takes")
-        tensors[name] = Stored(dtype, tuple(shape))
+        tensors[name] = Stored(dtype, tuple(shape), start, stop)
         spans.append((start, stop))
     for before, after in pairwise(sorted(spans)):
         if after[0] != before[1]:

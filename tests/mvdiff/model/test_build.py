@@ -59,6 +59,13 @@ def test_cameras_that_differ_from_the_pretrained_ones_are_refused_with_both_show
     assert "model.mapping=order" in told and "\n" not in told
 
 
+def test_a_rig_around_a_seventh_picture_is_not_that_of_six_views(start):
+    """Zero123++'s slots are seen from around its picture; in six views of the same angles the picture is the first."""
+    with pytest.raises(InputError, match=r"around a picture that is none of the six.*model\.mapping=order"):
+        start(rig="zero123plus-v1.2", pretrained_rig="zero123plus-v1.2", layout="tile", camera="none")
+    start(rig="zero123plus-v1.2", pretrained_rig="zero123plus-v1.2", layout="tile", camera="none", mapping="order")
+
+
 def test_elevation_30_against_0_is_refused_by_name(start):
     raised = {"name": "raised", "azimuth": [0, 60, 120, 180, 240, 300], "elevation": [30] * 6, "fov": 30,
               "distance": 1.8660254}  # fmt: skip
@@ -98,6 +105,8 @@ def test_a_checkpoint_of_other_cameras_prompt_or_size_is_refused(start, large, t
         ({"prompt_text": "a rat"}, r"prompt_text=a laboratory mouse.*asked for is a rat"),
         ({"prompt": "token", "prompt_text": "a [MOUSE]"}, "no text encoder"),
         ({"size": 128}, r"model.size=64, asked for is 128"),
+        ({"condition_size": 72}, r"condition_size=72 does not fit: .*multiples of 64"),
+        ({"prompt": "learnable", "prompt_text": "an elephant"}, r"asked for is an elephant"),
     ]:
         with pytest.raises(InputError, match=match):
             origin(large(tmp_path / "first", pretrained_rig=None, **change))

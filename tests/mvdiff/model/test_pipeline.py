@@ -124,5 +124,11 @@ def test_wrong_requests_are_refused(pipeline, references, wrong):
         pipeline(references, **({"seeds": range(4)} | wrong))
 
 
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmsolver++", "unipc"])
+def test_a_schedule_that_ends_in_noise_is_for_ddim(pipeline, references, sampler):
+    with pytest.raises(InputError, match="choose ddim"):
+        pipeline(references, seeds=range(4), sampler=sampler, steps=5)
+
+
 def test_no_pictures_give_no_views(pipeline):
     assert pipeline([], seeds=[]).shape == (0, 6, 32, 32, 3)

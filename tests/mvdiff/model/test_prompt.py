@@ -7,8 +7,9 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.errors import InputError
+from mvdiff.model.build import create
 from mvdiff.model.folder import load, save
-from tests.mvdiff.model.conftest import large_batch
+from tests.mvdiff.model.conftest import large_batch, smooth_picture
 
 WORD_TEXT = "a [MOUSE] on white ground"
 
@@ -42,7 +43,17 @@ def test_another_prompt_is_another_context(start):
 
 def test_a_prompt_that_is_too_long_is_refused(start):
     with pytest.raises(InputError, match=r"prompt takes \d+ tokens.*77"):
-        start(prompt_text="mouse " * 200)
+        start(prompt_text="unforgettable" * 20)
+    with pytest.raises(InputError, match=r"prompt_text=.*75 words"):
+        start(prompt_text="mouse " * 76)
+
+
+def test_the_stored_prompt_says_what_it_is_of(start, large, tmp_path):
+    model = start(prompt="token", prompt_text=WORD_TEXT)
+    save(model, tmp_path / "saved")
+    again = create(large(tmp_path / "saved", pretrained_rig=None), [smooth_picture(0)[None]], 0)
+    assert again.context.config["text"] == WORD_TEXT and again.context.config["learned"]
+    assert not start().context.config["learned"]
 
 
 def test_a_learnable_prompt_starts_at_its_text_and_learns(start, zero123plus):

@@ -144,12 +144,23 @@ def test_an_uneven_tile_cannot_turn(start):
         {"guidance_rescale": 1.5},
         {"guidance_interval": (0.8, 0.2)},
         {"masks": [None]},
+        {"guidance": float("nan")},
+        {"guidance": float("inf")},
+        {"seeds": [0, 1.5, 2]},
+        {"steps": 2.5},
+        {"reference_view": 1.0},
         {"steps": 0},
     ],
 )
 def test_wrong_requests_are_refused(pipeline, wrong):
     with pytest.raises(InputError):
-        pipeline(PICTURES, seeds=[0, 1, 2], **wrong)
+        pipeline(PICTURES, **({"seeds": [0, 1, 2]} | wrong))
+
+
+def test_what_is_no_number_is_no_picture(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.model, "predict_v", lambda noisy, *rest: noisy * float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        pipeline(PICTURES[:1], seeds=[0], steps=1)
 
 
 def test_noise_is_standard_normal_its_own_for_each_seed_and_the_same_for_ever():

@@ -15,8 +15,8 @@ from mvdiff.model.pipeline import MultiViewPipeline
 from mvdiff.model.settings import ModelSettings
 from mvdiff.rig import rig
 from mvdiff.shard import Sample, ShardWriter
-from mvdiff.train import finetune
-from mvdiff.train.checkpoint import CheckpointStore
+from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash
+from mvdiff.train.fitness import needs_origin, refuse_unfit
 from mvdiff.train.state import TrainingState
 from tests.mvdiff.model.conftest import smooth_picture
 from tests.mvdiff.model.published import write_zero123plus
@@ -166,6 +166,38 @@ def test_frozen_parts_are_held_once(runs, plan):
     assert {name.split(".")[0] for name in state.trained} == {"unet", "camera"}
 
 
+def test_a_run_outlives_the_weights_it_began_with_unless_it_needs_them_again(runs, plan, tmp_path):
+    for training, outlives in ({}, True), ({"trainable": "lora"}, False):
+        folder = write_zero123plus(tmp_path / f"base-{outlives}")
+        run = runs(f"run-{outlives}", pretrained=str(folder))
+        assert run.train(plan(**training), stop_at=1) == "stopped"
+        moved = folder.rename(tmp_path / f"moved-{outlives}")
+        if not outlives:
+            with pytest.raises(InputError, match="there is no folder"):
+                run.train(plan(**training))
+            run.model_settings = replace(run.model_settings, pretrained=str(moved))
+        assert run.train(plan(**training)) == "done"
+
+
+def test_the_same_lora_has_the_same_hash(runs, plan):
+    hashes = set()
+    for name in ("one", "other"):
+        run = runs(name)
+        run.train(plan(trainable="lora", steps=1))
+        hashes.add(checkpoint_hash(newest(run)))
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("camera", ["adaln", "concat"])
+def test_a_lora_of_another_seed_goes_on_from_what_it_began_with(runs, plan, camera):
+    run = runs("run", camera=camera)
+    run.train(plan(trainable="lora", seed=3), stop_at=0)
+    first = weights_of(newest(run))
+    run.train(plan(trainable="lora", seed=3))
+    last = weights_of(newest(run))
+    assert torch.equal(first["unet/conv_in.weight"], last["unet/conv_in.weight"])
+
+
 def test_other_weights_in_the_same_place_are_another_run(runs, plan, tmp_path):
     folder = write_zero123plus(tmp_path / "mine", seed=0)
     run = runs("run", pretrained=str(folder))
@@ -185,8 +217,6 @@ def test_a_random_reference_needs_an_even_rig_in_a_tile(runs, plan):
     lopsided = {"name": "lopsided", "azimuth": [0, 50, 120, 180, 240, 300], "elevation": [0] * 6, "fov": 30,
                 "distance": 1.87}  # fmt: skip
     settings = replace(run.model_settings, rig=lopsided)
-    from mvdiff.train.fitness import refuse_unfit
-
     refuse_unfit(plan(reference_view="random"), run.model_settings)
     with pytest.raises(InputError, match=r"reference_view=random does not fit: lopsided"):
         refuse_unfit(plan(reference_view="random"), settings)
@@ -194,9 +224,9 @@ def test_a_random_reference_needs_an_even_rig_in_a_tile(runs, plan):
 
 def test_only_what_a_checkpoint_lacks_is_asked_of_the_origin(runs, plan):
     settings = runs("run").model_settings
-    assert not finetune.needs_origin(plan(), settings)
-    assert finetune.needs_origin(plan(trainable="lora"), settings)
-    assert finetune.needs_origin(plan(), replace(settings, prompt="token", prompt_text="[MOUSE]"))
+    assert not needs_origin(plan(), settings)
+    assert needs_origin(plan(trainable="lora"), settings)
+    assert needs_origin(plan(), replace(settings, prompt="token", prompt_text="[MOUSE]"))
 
 
 def test_the_card_says_where_it_comes_from_and_what_may_be_done_with_it(runs, plan, weights):
@@ -204,7 +234,7 @@ def test_the_card_says_where_it_comes_from_and_what_may_be_done_with_it(runs, pl
     run.train(plan(trainable="freeze_encoder"))
     card = (newest(run) / "README.md").read_text()
     front = card.split("---")[1]
-    assert "license: cc-by-nc-4.0" in front and "base_model: zero123plus" in front
+    assert "license: cc-by-nc-4.0" in front and 'base_model: "zero123plus"' in front
     for told in (
         "6 samples of six views, 64 pixels",
         "mouse (azimuth 0 60 120 180 240 300, elevation 0 0 0 0 0 0",

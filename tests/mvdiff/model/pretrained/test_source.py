@@ -485,8 +485,16 @@ def test_a_fingerprint_names_the_weights(plus, tmp_path):
     moved = shutil.copytree(plus, tmp_path / "elsewhere")
     edit(moved / "unet" / "config.json", _diffusers_version="9")
     assert inspect(moved, half=False).fingerprint() == before
+    vocabulary = (moved / "tokenizer" / "merges.txt").read_text()
+    (moved / "tokenizer" / "merges.txt").write_text(vocabulary + "m o\n")
+    assert inspect(moved, half=False).fingerprint() != before
+    (moved / "tokenizer" / "merges.txt").write_text(vocabulary)
+    edit(moved / "unet" / "config.json", norm_num_groups=16)
+    assert inspect(moved, half=False).fingerprint() != before
+    edit(moved / "unet" / "config.json", norm_num_groups=32)
+    assert inspect(moved, half=False).fingerprint() == before
     weights = load_file(moved / UNET)
-    weights["conv_in.bias"][0] += 1
+    weights["up_blocks.1.attentions.0.proj_out.bias"] += 0.5
     save_file(weights, moved / UNET, metadata={"format": "pt"})
     assert inspect(moved, half=False).fingerprint() != before
 
