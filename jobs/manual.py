@@ -22,7 +22,7 @@ SUMMARIES = {
     "train": "fine-tune the multi-view model on shards",
     "generate": "generate six views for every picture of a data set, each once",
     "evaluate": "score generated views against the truth and write a report",
-    "verify": "check every byte of shards or results against its checksum",
+    "verify": "check every byte of shards, results and checkpoints against its checksum",
     "export": "write results as .npy, PNG or FaceLift folders",
     "doctor": "how many parameters a model has, and whether it fits a GPU",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",

@@ -62,6 +62,14 @@ def verify(checkpoint: Path) -> list[str]:
     return problems
 
 
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint ``path``, or every published one in that folder and those below it, sorted."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    found = (manifest.parent for manifest in path.rglob(MANIFEST))
+    return sorted(one for one in found if _NAME.fullmatch(one.name))
+
+
 def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     """{file: {size, xxh3}} of a checkpoint; an ``InputError`` if there is none or it is damaged."""
     mend = "use another checkpoint"

@@ -53,3 +53,30 @@ def test_damaged_weights_are_told_in_one_line(lab, capsys):
     assert train("model=zero123plus-v1.2", "model.mapping=order") == 2
     told = capsys.readouterr().err.strip()
     assert "\n" not in told and str(weights) in told
+
+
+def test_a_damaged_checkpoint_is_named_and_no_other_one_takes_its_place(lab, capsys):
+    assert train("model=zero123plus-v1.2", "model.mapping=order", "--wait") == 0
+    assert main(["verify", "runs/lab"]) == 0
+    assert "2 checkpoints read" in capsys.readouterr().out
+    newest = sorted((lab / "checkpoints").glob("step-*"))[-1]
+    weights = newest / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 4
+    weights.write_bytes(content)
+    assert main(["verify", str(newest)]) == 1
+    assert f"{newest}: unet/diffusion_pytorch_model.safetensors fails its checksum" in capsys.readouterr().out
+    for words in (
+        ["generate", "run=lab", "data=runs/lab/shards/heldout", "cluster=here"],
+        [
+            "train",
+            "run=next",
+            "data=runs/lab/shards/train",
+            "model=zero123plus-v1.2",
+            f"model.pretrained={newest}",
+            *SMALL,
+        ],
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert str(newest) in told and "damaged" in told
