@@ -91,7 +91,7 @@ def _explained(name: str, words: list[str]) -> bool:
     if "-h" in words or "--help" in words:
         print(manual.page(name))
     elif "--keys" in words:
-        print(manual.keys(name))
+        print(manual.keys(name, words))
     else:
         return False
     return True

@@ -140,7 +140,10 @@ def _checkpoint(config: DictConfig, run: Run) -> Path:
         raise InputError(f"checkpoint {path} does not exist", "give the folder of a checkpoint")
     problems = verify(path)
     if problems:
-        raise InputError(f"checkpoint {path} is damaged ({problems[0]})", "give another checkpoint")
+        raise InputError(
+            f"{path} is no good checkpoint ({problems[0]})",
+            "give checkpoint=runs/NAME/checkpoints/step-..., one that mvdiff verify calls good",
+        )
     return path
 
 

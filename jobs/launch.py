@@ -19,6 +19,7 @@ from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.place import here
+from slurm.stop import handlers_kept
 from slurm.submission import Submitter
 
 
@@ -95,7 +96,8 @@ def _work_here(
             module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
         else:
             folder.create(config, request.words)
-            Task(folder.path)(0)
+            with handlers_kept():
+                Task(folder.path)(0)
     return _finish(request, answer, module, config, folder.run if folder else None)
 
 

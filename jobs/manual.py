@@ -9,6 +9,7 @@ import inspect
 import itertools
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import configs
@@ -150,10 +151,15 @@ def page(job: str) -> str:
     return "\n".join(lines)
 
 
-def keys(job: str) -> str:
-    """What ``mvdiff JOB --keys`` prints: every key of the job's groups, its default and its meaning."""
+def keys(job: str, words: Sequence[str] = ()) -> str:
+    """What ``mvdiff JOB --keys`` prints: every key of the job's groups, its default and its meaning.
+
+    ``words`` such as ``model=tiny`` choose the groups' files.
+    """
+    asked = dict(word.split("=", 1) for word in words if "=" in word)
     lines = []
-    for group, chosen in _defaults(CONFIGS / f"{job}.yaml").items():
+    for group, default in _defaults(CONFIGS / f"{job}.yaml").items():
+        chosen = asked[group] if asked.get(group) in _choices(group) else default
         for key, (value, comment) in _values(group, chosen).items():
             shown = f"{group}.{key}=" if value == "???" else f"{group}.{key}={value}"
             text = textwrap.wrap(comment or _meaning(f"{group}.{key}"), 76) or [""]

@@ -41,6 +41,11 @@ def check(config: DictConfig, run: Run | None) -> None:
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
     check_shards(config.data)
+    if all((Path(config.data.path) / split).is_dir() for split in ("train", "heldout")):
+        raise InputError(
+            f"{config.data.path} holds the held-out samples too, which would be trained on",
+            f"give data={config.data.path}/train",
+        )
     data = Path(config.data.path)
     dataset = ShardDataset(data)
     refuse_misfit(model, dataset, data)

@@ -7,10 +7,24 @@ boundaries.
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
 WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of the warning signals back at the end of the block: what runs a job inside itself goes on."""
+    before = {number: signal.getsignal(number) for number in WARNINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: not installed by Python, which cannot put it back
+                signal.signal(number, handler)
 
 
 class StopFlag:

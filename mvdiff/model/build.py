@@ -57,7 +57,7 @@ def _origin(start: Origin) -> dict[str, str]:
     if source is None:
         return {}
     if source.kind == "mvdiff" and source.index["origin"]:
-        return source.index["origin"]
+        return source.index["origin"] | {"through": f"{source.folder.name}, xxh3 {source.fingerprint()}"}
     family = "none" if source.kind == "mvdiff" else source.kind
     return {"name": source.name, "family": family, "xxh3": source.fingerprint()}
 

@@ -7,6 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from mvdiff.errors import InputError
 
@@ -24,10 +25,16 @@ def read_component(path: Path, kind: Any) -> Any:
         options |= {"use_safetensors": True, "output_loading_info": True}
         # transformers loads weights as they are stored, diffusers as float32
         options |= {"dtype": torch.float32} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
+    shown = logging.is_progress_bar_enabled()
     try:
+        # a bar for every component says nothing that a person waits for
+        logging.disable_progress_bar()
         loaded = kind.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{path} does not load ({line(error)})", "give an undamaged checkpoint") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     if schedule:
         return loaded
     # Weights that a file lacks are drawn at random, with no more than a warning: ask what was found.

@@ -79,6 +79,11 @@ def load(path: Path) -> MultiViewModel:
 def parts(path: Path) -> dict[str, Any]:
     """What ``save`` put into ``path``, as arguments of ``MultiViewModel``; ``InputError`` as ``load`` does."""
     index = read_index(path)
+    if index.get("_class_name") in ("Zero123PlusPipeline", "StableDiffusionPipeline"):
+        raise InputError(
+            f"{path} holds published weights, no checkpoint of this program",
+            f"train from them first: mvdiff train model.pretrained={path} ...",
+        )
     classes = {name: _class(path, index, name) for name in COMPONENTS}
     slots = index.get("slots")
     if not isinstance(slots, list) or sorted(map(str, slots)) != [str(k) for k in range(6)]:
@@ -95,7 +100,8 @@ def parts(path: Path) -> dict[str, Any]:
 
 def _origin(path: Path, index: dict[str, Any]) -> dict[str, str]:
     origin = index.get("origin")
-    if not isinstance(origin, dict) or (origin and set(origin) != {"name", "family", "xxh3"}):
+    known = {"name", "family", "xxh3"}
+    if not isinstance(origin, dict) or (origin and not known <= set(origin) <= known | {"through"}):
         raise InputError(f"{path / INDEX} names the origin {origin}", "give an undamaged checkpoint")
     return {key: str(value) for key, value in origin.items()}
 

@@ -86,8 +86,8 @@ class MultiViewModel(nn.Module):
         self.slots = tuple(slots)
         self.placement = placement
         self.origin = dict(origin)
-        """What the weights derive from: name, family (``zero123plus`` or ``stable-diffusion``) and hash; empty for
-        nothing."""
+        """What the weights derive from: name, family (``zero123plus`` or ``stable-diffusion``) and hash, and the last
+        checkpoint in between, if any; empty for nothing."""
         self.tiled = settings.layout == "tile"
         self.space: LatentSpace = (
             PatchSpace(vae) if isinstance(vae, PatchLatents) else KLSpace(vae, self.slots if self.tiled else None)

@@ -77,6 +77,8 @@ class MultiViewPipeline:
             guidance_rescale,
             guidance_interval,
         )
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            raise InputError("one picture was given", "give a list of pictures, and a seed for each")
         masks = [None] * len(images) if masks is None else masks
         if len(images) != len(seeds) or len(images) != len(masks):
             raise InputError(

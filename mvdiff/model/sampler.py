@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,9 @@ class Sampling:
             raise InputError(f"guidance {self.guidance}", "give a finite number")
         if not 0 <= self.rescale <= 1:
             raise InputError(f"guidance rescale {self.rescale}", "choose 0 (off) to 1")
-        low, high = self.interval
-        if not 0 <= low < high <= 1:
-            raise InputError(f"guidance interval {low} to {high}", "choose two rising numbers from 0 to 1")
+        rising = isinstance(self.interval, Sequence) and len(self.interval) == 2
+        if not rising or not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise InputError(f"guidance interval {self.interval!r}", "choose two rising numbers from 0 to 1")
 
     def scheduler(self, model: MultiViewModel) -> Any:
         """diffusers' scheduler over the model's noise schedule, with trailing timesteps."""

@@ -87,7 +87,10 @@ class ShardIndex:
                         raise DamagedShard(shard, f"holds the sample id {sample_id!r}: {problem}")
                     if sample_id in owner:
                         other = shards[owner[sample_id]]
-                        raise InputError(f"sample {sample_id} is in {other} and in {shard}", "remove one of the two")
+                        raise InputError(
+                            f"sample {sample_id} is in {other} and in {shard}",
+                            "give a folder that holds each sample once, such as runs/NAME/shards/train",
+                        )
                     owner[sample_id] = number
                 recordings.extend(reader.recordings())
                 checksums.append(np.array(reader.checksums(), np.uint64))

@@ -34,7 +34,8 @@ def model_card(model: MultiViewModel, record: Record, step: int, loss: float | N
     trained = {
         "full": "the whole UNet",
         "freeze_encoder": "the UNet but for its down blocks",
-        "lora": f"a LoRA of rank {training['lora_rank']}, merged into `unet/`; apart in `unet_lora/` for "
+        "lora": f"a LoRA of rank {training['lora_rank']}, merged into `unet/`; apart in `unet_lora/`, for "
+        "the UNet it began with: "
         '`unet.load_lora_adapter(FOLDER + "/unet_lora", prefix=None, use_safetensors=True)`',
     }[training["trainable"]]
     lines = [
@@ -80,7 +81,8 @@ def model_card(model: MultiViewModel, record: Record, step: int, loss: float | N
 def _base(model: MultiViewModel) -> str:
     if not model.origin:
         return "none, trained from nothing"
-    return f"{model.origin['name']} ({model.origin['family']}), xxh3 {model.origin['xxh3']}"
+    through = f"; trained on from {model.origin['through']}" if "through" in model.origin else ""
+    return f"{model.origin['name']} ({model.origin['family']}), xxh3 {model.origin['xxh3']}{through}"
 
 
 def _prompt(model: MultiViewModel) -> str:

@@ -105,6 +105,8 @@ class Trainer:
             self.store.path(self.saved), self.settings, self.model_settings, self.group.device
         )
         self.model = self.group.accelerator.prepare(state.model)
+        if self.group.rank == 0:
+            self.log(self._how())
         with self._feed() as feed:
             self.journal.start()
             while state.step < self.settings.steps:
@@ -142,6 +144,18 @@ class Trainer:
         if self.group.rank == 0:
             rate = learning_rate(step, self.settings)
             self.journal.step(step, self.loss, norm, rate, float(waits.max()))
+
+    def _how(self) -> str:
+        """What is trained on what, in one line."""
+        trained = sum(weight.numel() for weight in self.state.trained.values())
+        every = sum(weight.numel() for weight in self.state.model.parameters())
+        device = self.group.device
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        precision = {"no": "float32", "bf16": "bfloat16"}[self.settings.mixed_precision]
+        return (
+            f"{self.model_settings.name}: {trained / 1e6:.1f} of {every / 1e6:.1f} million weights trained "
+            f"({self.settings.trainable}), {precision}, {self.group.world_size} x {where}"
+        )
 
     def _open(self) -> int:
         """Find the step to go on from, or make a new model and save it as step 0: every rank starts by loading."""

@@ -1,6 +1,7 @@
 """The large model through the commands: refused where its cameras differ, fine-tuned, generated from."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -80,3 +81,9 @@ def test_a_damaged_checkpoint_is_named_and_no_other_one_takes_its_place(lab, cap
         assert main(words) == 2
         told = capsys.readouterr().err
         assert str(newest) in told and "damaged" in told
+
+
+def test_a_job_in_this_process_leaves_its_signals_as_they_were(lab):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
+    assert main(["synth", "run=again", "samples=4", "size=64", "held_out=0", "cluster=here"]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
