@@ -15,13 +15,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX
     if not file.is_file():
         raise InputError(f"no model in {folder}", f"give a checkpoint folder, the one that holds {INDEX}")
-    try:
-        index = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{file} is not a model's index", "give an undamaged checkpoint")
-    return index
+    return _read(file, "model's index")
 
 
 def stored_timesteps(folder: Path) -> int:
@@ -38,14 +32,17 @@ def ends_in_noise(folder: Path) -> bool:
 
 
 def _schedule(folder: Path) -> dict[str, Any]:
-    file = folder / "scheduler" / "scheduler_config.json"
+    return _read(folder / "scheduler" / "scheduler_config.json", "noise schedule")
+
+
+def _read(file: Path, what: str) -> dict[str, Any]:
     try:
-        schedule = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from None
-    if not isinstance(schedule, dict):
-        raise InputError(f"{file} holds no noise schedule", "give an undamaged checkpoint")
-    return schedule
+        raise InputError(f"{file} cannot be read ({error})", "give an undamaged checkpoint") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is no {what}", "give an undamaged checkpoint")
+    return content
 
 
 def stored_settings(folder: Path) -> ModelSettings:
