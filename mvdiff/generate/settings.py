@@ -9,10 +9,11 @@ from typing import Any, Self
 import xxhash
 
 from mvdiff.errors import InputError
+from mvdiff.model.settings import SAMPLERS
 from mvdiff.rig import VIEWS
 
 CHOICES = {
-    "sampler": ("euler_ancestral", "ddim", "dpmsolver++", "unipc"),
+    "sampler": SAMPLERS,
     "mixed_precision": ("no", "bf16"),
 }
 

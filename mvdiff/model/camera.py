@@ -8,7 +8,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-INJECTIONS = ("adaln", "cross_attention", "concat")
 FEATURES = 5
 CHANNELS = 4
 """Input channels that ``concat`` adds to the UNet."""
@@ -50,7 +49,7 @@ class CameraEmbedding(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def injection(self) -> str:
-        """One of ``INJECTIONS``."""
+        """``adaln``, ``cross_attention`` or ``concat``."""
         return self.config["injection"]
 
     def camera_embeds(self, cameras: Tensor) -> Tensor:

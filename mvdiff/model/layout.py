@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LAYOUTS = ("tile", "views")
 ROWS, COLUMNS = 3, 2
 
 

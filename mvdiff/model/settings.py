@@ -16,12 +16,15 @@ RANDOM = "random"
 _MOST_WORDS = 75
 """A token a word, between the two that begin and end a text."""
 
+SAMPLERS = ("ddim", "euler_ancestral", "dpmsolver++", "unipc")
+"""What ``sampler.py`` implements, by name."""
+
 _CHOICES = {
     "layout": ("views", "tile"),
     "camera": ("adaln", "cross_attention", "concat", "none"),
     "reference": ("clean", "noised"),
     "prompt": ("text", "learnable", "token"),
-    "sampler": ("ddim", "euler_ancestral", "dpmsolver++", "unipc"),
+    "sampler": SAMPLERS,
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mvdiff.errors import InputError
+from mvdiff.model import settings
 from mvdiff.model.noise import SampleNoise
 from mvdiff.model.pipeline import MultiViewPipeline
 from mvdiff.model.sampler import SAMPLERS, Sampling
@@ -180,3 +181,7 @@ def test_bf16_stays_near_float32(start):
     half = MultiViewPipeline(start(), mixed_precision="bf16")(PICTURES[:1], seeds=[0], steps=2, guidance=1.0)
     error = np.square(plain.astype(float) - half).mean()
     assert 0 < error < 0.02 * 255**2
+
+
+def test_every_sampler_that_settings_name_is_there():
+    assert set(settings.SAMPLERS) == set(SAMPLERS)
