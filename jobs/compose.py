@@ -22,9 +22,12 @@ T = TypeVar("T")
 CONFIGS = Path(configs.__file__).parent
 
 LITERAL = frozenset(
-    {"data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs", "model.pretrained"}
-)
-NULLABLE = frozenset({"checkpoint", "results", "train_data", "model.pretrained"})
+    {
+        "data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs", "model.pretrained",
+        "validation", "prior",
+    }
+)  # fmt: skip
+NULLABLE = frozenset({"checkpoint", "results", "train_data", "model.pretrained", "validation", "prior"})
 
 
 def composed(job: str, words: Sequence[str]) -> DictConfig:

@@ -75,6 +75,8 @@ SETTINGS = {
     "model": "mvdiff/model/settings.py:ModelSettings",
     "model.new": "mvdiff/model/settings.py:NewModel",
     "train": "mvdiff/train/settings.py:TrainSettings",
+    "train.augment": "mvdiff/train/settings.py:AugmentSettings",
+    "train.validation": "mvdiff/train/settings.py:ValidationSettings",
     "generate": "mvdiff/generate/settings.py:GenerateSettings",
     "evaluate": "mvdiff/evaluate/settings.py:EvaluateSettings",
     "cluster": "slurm/cluster.py:Cluster",
@@ -172,7 +174,7 @@ def keys(job: str, words: Sequence[str] = ()) -> str:
 def _defaults(path: Path) -> dict[str, str]:
     """The groups that a file names in its defaults list, with the choice of each."""
     found = re.findall(r"^  - (?:optional )?(\w+): (\S+)$", path.read_text(), re.MULTILINE)
-    return {group: chosen for group, chosen in found if _choices(group)}
+    return {group: chosen for group, chosen in found if chosen in _choices(group)}
 
 
 def _choices(group: str) -> list[str]:

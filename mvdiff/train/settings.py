@@ -1,12 +1,18 @@
 """The settings of a training run."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from mvdiff.errors import InputError
 
 FREE = frozenset(
-    {"micro_batch", "save_every", "keep_last", "log_every", "readers", "ahead", "cache", "gradient_checkpointing"}
-)
+    {
+        "micro_batch", "save_every", "keep_last", "keep_best", "keep_every", "log_every", "readers", "ahead", "cache",
+        "gradient_checkpointing", "validation.batch", "validation.sheet",
+    }
+)  # fmt: skip
 """Settings that may change at a restart: how often a run logs and saves, how it reads ahead and cuts up its share."""
 
 _CHOICES = {
@@ -15,6 +21,54 @@ _CHOICES = {
     "mixed_precision": ("no", "bf16"),
     "trainable": ("full", "freeze_encoder", "lora"),
 }
+
+
+@dataclass
+class AugmentSettings:
+    """How samples are varied. The condition and its six targets are varied alike, and their cameras follow.
+
+    Not frozen, as the next one: OmegaConf makes a frozen part of a configuration read-only before it has filled it in.
+    """
+
+    flip: float
+    """Share of samples that are mirrored: each picture left to right, and the order of the views with it."""
+    colour: float
+    """Brightness, contrast, saturation and hue of the subject are changed by at most this share; white stays white."""
+    crop: float
+    """Least side of a random square that is cut out and enlarged, as a share of the picture; 1: none."""
+
+    def __post_init__(self) -> None:
+        _within(self, "augment.", ("flip",), 0, 1)
+        _within(self, "augment.", ("colour",), 0, 0.5)
+        _within(self, "augment.", ("crop",), 0.5, 1)
+
+
+@dataclass
+class ValidationSettings:
+    """How the model is tried on held-out samples while it trains."""
+
+    every: int
+    """Steps between validations, of which the first is at step 0 and the last at the end; 0: none."""
+    samples: int
+    """Held-out samples that are generated each time, always the same ones from the same seeds."""
+    batch: int
+    """Samples generated at once by one rank."""
+    steps: int | None
+    """Sampling steps; null: the model's own."""
+    guidance: float | None
+    """Guidance; null: the model's own."""
+    patience: int
+    """Training stops after so many validations in a row without a better foreground PSNR; 0: never."""
+    sheet: int
+    """Samples on the contact sheet."""
+
+    def __post_init__(self) -> None:
+        _whole(self, "validation.", ("samples", "batch", "sheet"), 1)
+        _whole(self, "validation.", ("every", "patience"), 0)
+        if self.steps is not None:
+            _whole(self, "validation.", ("steps",), 1)
+        if self.guidance is not None:
+            _within(self, "validation.", ("guidance",), 0, 100)
 
 
 @dataclass(frozen=True)
@@ -28,12 +82,16 @@ class TrainSettings:
     """Decides the order of samples and every draw."""
     fit_samples: int
     """Samples, the first of the order, on which the latent space of a new model is fitted."""
-    steps: int
-    """Optimizer steps of the whole run."""
+    steps: int | None
+    """Optimizer steps of the whole run; null where epochs say how long it is."""
+    epochs: float | None
+    """How often every sample is seen in the whole run; null where steps say how long it is."""
     batch: int
     """Samples an optimizer step, over all ranks: the world size must divide it."""
     micro_batch: int
     """Most samples that one rank passes through the model at once; gradients accumulate over the rest of its share."""
+    prior_share: float
+    """Share of each batch that comes from a second data set (prior=), so that what was known is not forgotten."""
     learning_rate: float
     """Peak learning rate of AdamW."""
     schedule: str
@@ -46,17 +104,23 @@ class TrainSettings:
     """AdamW's decoupled weight decay."""
     max_grad_norm: float
     """Gradients are scaled down to this norm when they exceed it."""
+    min_snr: float | None
+    """Timesteps of a signal-to-noise ratio above this one weigh less in the loss (min-SNR weighting, usually 5); null:
+    all weigh the same."""
     ema_decay: float
     """Decay a step of the averaged weights, the ones generation uses; it is approached from below in early steps."""
     condition_drop: float
     """Share of samples whose condition is withheld, for guidance."""
     reference_view: str
     """``first`` (the condition is always view 0) or ``random`` (any view; the others follow around the rig)."""
+    augment: AugmentSettings
     mixed_precision: str
     """``no`` (float32) or ``bf16``, where the device has it."""
     trainable: str
     """``full``: the whole UNet; ``freeze_encoder``: all but its down blocks; ``lora``: a low-rank change of its
     attention, through peft. Camera injection and a learned prompt are trained in any case."""
+    freeze_encoder_epochs: float
+    """Epochs at the start in which the UNet's down blocks stay as they are, where the whole UNet is trained."""
     lora_rank: int
     """Rank of the LoRA."""
     lora_alpha: int
@@ -65,14 +129,19 @@ class TrainSettings:
     """Compute activations again on the way back instead of keeping them: far less memory, a third more time."""
     threads: int
     """Compute threads a rank. Part of what is computed: another number rounds differently."""
+    validation: ValidationSettings
     save_every: int
     """Steps between checkpoints: what an unwarned kill can cost."""
     keep_last: int
     """Checkpoints kept, newest first."""
+    keep_best: int
+    """Checkpoints kept beside those, best foreground PSNR in validation first."""
+    keep_every: int
+    """Checkpoints of steps that this number divides are kept for ever; 0: none."""
     log_every: float
     """Seconds between log lines."""
     readers: int
-    """Threads a rank that read and decode ahead of the step."""
+    """Threads a rank that read, decode and vary samples ahead of the step."""
     ahead: int
     """Steps whose samples are read ahead."""
     cache: int
@@ -82,30 +151,71 @@ class TrainSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"train.{name}={getattr(self, name)}", f"choose one of {', '.join(choices)}")
-        for name in (
-            "fit_samples",
-            "steps",
-            "batch",
-            "micro_batch",
-            "threads",
-            "save_every",
-            "keep_last",
-            "readers",
-            "ahead",
-            "lora_rank",
-            "lora_alpha",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name}={getattr(self, name)}", "give a whole number of at least 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"train.{name}={getattr(self, name)}", "give a number above 0")
-        for name in ("seed", "warmup_steps", "weight_decay", "log_every", "cache"):
-            if not getattr(self, name) >= 0:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(
+                f"train.steps={self.steps} and train.epochs={self.epochs}", "give one of them, and null for the other"
+            )
+        _whole(self, "", ("steps",) if self.steps is not None else (), 1)
+        _whole(self, "", ("fit_samples", "batch", "micro_batch", "threads", "save_every", "keep_last"), 1)
+        _whole(self, "", ("readers", "ahead", "lora_rank", "lora_alpha"), 1)
+        _whole(self, "", ("seed", "warmup_steps", "keep_best", "keep_every", "cache"), 0)
+        positive = ("learning_rate", "max_grad_norm", "epochs", "min_snr")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"train.{name}={value}", "give a number above 0")
+        for name in ("weight_decay", "log_every", "freeze_encoder_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a number of at least 0")
-        for name in ("beta2", "ema_decay", "condition_drop"):
+        for name in ("beta2", "ema_decay", "condition_drop", "prior_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a number from 0 up to, but below, 1")
+        if self.prior_share and not self.prior_batch:
+            raise InputError(
+                f"train.prior_share={self.prior_share} of a batch of {self.batch} is not one sample",
+                "give a larger share or batch, or 0",
+            )
+        if self.prior_batch == self.batch:
+            raise InputError(
+                f"train.prior_share={self.prior_share} leaves no sample of {self.batch} for the data", "give less"
+            )
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """From plain values, as a configuration file or a checkpoint holds them."""
+        return cls(
+            **{
+                **values,
+                "augment": AugmentSettings(**values["augment"]),
+                "validation": ValidationSettings(**values["validation"]),
+            }
+        )
+
+    @property
+    def prior_batch(self) -> int:
+        """Samples of each batch that come from the second data set."""
+        return round(self.prior_share * self.batch)
+
+    @property
+    def own_batch(self) -> int:
+        """Samples of each batch that come from the data set that is learnt."""
+        return self.batch - self.prior_batch
+
+    @property
+    def last_step(self) -> int:
+        """``steps``, once ``sized`` has made them a number."""
+        assert self.steps is not None
+        return self.steps
+
+    def sized(self, samples: int) -> Self:
+        """The same settings with ``steps`` for a data set of ``samples``, rounded up, in place of ``epochs``."""
+        if self.epochs is None:
+            return self
+        return replace(self, steps=math.ceil(self.epochs * samples / self.own_batch - 1e-9), epochs=None)
+
+    def frozen_steps(self, samples: int) -> int:
+        """Steps at the start in which the UNet's down blocks stay as they are, for a data set of ``samples``."""
+        return math.ceil(self.freeze_encoder_epochs * samples / self.own_batch - 1e-9)
 
     def share(self, world_size: int) -> int:
         """Samples of the global batch that each of ``world_size`` ranks takes."""
@@ -116,3 +226,19 @@ class TrainSettings:
                 f"use {', '.join(map(str, fitting))} ranks, or another train.batch",
             )
         return self.batch // world_size
+
+
+def _whole(settings: object, prefix: str, names: Iterable[str], least: int) -> None:
+    for name in names:
+        if not getattr(settings, name) >= least:
+            raise InputError(
+                f"train.{prefix}{name}={getattr(settings, name)}", f"give a whole number of at least {least}"
+            )
+
+
+def _within(settings: object, prefix: str, names: Iterable[str], low: float, high: float) -> None:
+    for name in names:
+        if not low <= getattr(settings, name) <= high:
+            raise InputError(
+                f"train.{prefix}{name}={getattr(settings, name)}", f"give a number from {low:g} to {high:g}"
+            )
