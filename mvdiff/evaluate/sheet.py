@@ -1,5 +1,6 @@
 """Contact sheets: a sample's input, true views and generated views in one small picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,33 @@ from mvdiff.rig import VIEWS
 
 COLUMNS = VIEWS + 1
 _QUALITY = 80
+_LINE, _GREY = 2, 160
 
 
 def write_sheet(
     path: Path, picture: NDArray[np.uint8], truth: NDArray[np.uint8], views: NDArray[np.uint8], tile: int
 ) -> None:
-    """Write a WebP of 7 x 2 tiles to ``path``: the input ``picture`` at the left, ``truth`` [6] above ``views`` [6]."""
+    """Write the ``strip`` of one sample to ``path`` as WebP."""
+    Image.fromarray(strip(picture, truth, views, tile)).save(path, "WEBP", quality=_QUALITY)
+
+
+def strip(
+    picture: NDArray[np.uint8], truth: NDArray[np.uint8], views: NDArray[np.uint8], tile: int
+) -> NDArray[np.uint8]:
+    """uint8 [2 tile, 7 tile, 3]: the input ``picture`` at the left, ``truth`` [6 H W 3] above ``views`` [6 H W 3]."""
     sheet = Image.new("RGB", (COLUMNS * tile, 2 * tile), "white")
     sheet.paste(_tile(picture, tile), (0, tile // 2))
     for row, of_row in enumerate((truth, views)):
         for k in range(VIEWS):
             sheet.paste(_tile(of_row[k], tile), ((k + 1) * tile, row * tile))
-    sheet.save(path, "WEBP", quality=_QUALITY)
+    return np.asarray(sheet)
+
+
+def stacked(strips: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Strips uint8 [h, w, 3] of several samples one below the other, with a grey line between two: [H, w, 3]."""
+    line = np.full((_LINE, *strips[0].shape[1:]), _GREY, np.uint8)
+    parts = [part for one in strips for part in (line, one)]
+    return np.concatenate(parts[1:])
 
 
 def _tile(picture: NDArray[np.uint8], tile: int) -> Image.Image:

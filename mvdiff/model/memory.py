@@ -184,10 +184,9 @@ def sampling_peak(settings: ModelSettings, asked: Generation) -> int:
     def work(tracker: Tracker, emulation: Emulation) -> None:
         model = empty_model(settings).eval()
         dtype = PRECISIONS[asked.mixed_precision]
-        if dtype is not None:
-            lower(model, dtype)
-            # in the product they are lowered before anything else is there
-            tracker.restart()
+        lower(model, dtype)
+        # in the product they are lowered before anything else is there
+        tracker.restart()
         pictures, glance = (
             torch.empty(asked.samples, side, side, 3, dtype=torch.uint8, device=META)
             for side in (model.sight.condition_size, model.sight.glance_size)
@@ -215,7 +214,9 @@ class _OneStep(Sampling):
 
 def measured_sampling(settings: ModelSettings, asked: Generation, device: torch.device) -> Measurement:
     """What the GPU ``device`` counts while a model with random weights generates as ``asked``, in two steps."""
-    pipeline = MultiViewPipeline(random_model(settings, device), device, asked.mixed_precision)
+    model = random_model(settings, device)
+    lower(model, PRECISIONS[asked.mixed_precision])
+    pipeline = MultiViewPipeline(model, device, asked.mixed_precision)
     dark = np.zeros((asked.samples, settings.size, settings.size, 3), np.uint8)
 
     def generate() -> None:

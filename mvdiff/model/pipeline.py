@@ -22,7 +22,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"no": None, "bf16": torch.bfloat16}
 
 
 class MultiViewPipeline:
-    """A trained model and its sampler.
+    """A trained model and its sampler. The model is put on the device and into evaluation mode, its weights stay.
 
     ``MultiViewPipeline.from_pretrained(folder)(pictures, seeds=range(len(pictures)))`` gives uint8 [B, 6, H, W, 3]:
     view ``k`` is seen from the rig's ``k``-th camera, the picture being what camera ``reference_view`` sees.
@@ -34,15 +34,18 @@ class MultiViewPipeline:
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self._autocast = PRECISIONS[mixed_precision]
-        if self._autocast is not None:
-            lower(self.model, self._autocast)
 
     @classmethod
     def from_pretrained(
         cls, folder: Path | str, device: torch.device | str = "cpu", mixed_precision: str = "no"
     ) -> Self:
-        """The model saved in ``folder`` (a checkpoint); ``InputError`` where there is none."""
-        return cls(load(Path(folder)), device, mixed_precision)
+        """The model saved in ``folder`` (a checkpoint); ``InputError`` where there is none.
+
+        It is kept in the lower precision as well: nobody else holds its weights.
+        """
+        pipeline = cls(load(Path(folder)), device, mixed_precision)
+        lower(pipeline.model, pipeline._autocast)
+        return pipeline
 
     @torch.inference_mode()
     def __call__(
@@ -130,8 +133,13 @@ class MultiViewPipeline:
         )
 
 
-def lower(model: MultiViewModel, dtype: torch.dtype) -> None:
-    """Store in ``dtype`` the weights that autocast would cast to it at every use; those of norms stay float32."""
+def lower(model: MultiViewModel, dtype: torch.dtype | None) -> None:
+    """Store in ``dtype`` the weights that autocast would cast to it at every use; those of norms stay float32.
+
+    None, where there is no autocast, changes nothing.
+    """
+    if dtype is None:
+        return
     for part in (model.unet, model.vae, model.vision_encoder):
         for module in part.modules() if part is not None else ():
             if isinstance(module, nn.Linear | nn.Conv2d):

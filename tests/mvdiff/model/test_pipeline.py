@@ -6,6 +6,7 @@ import torch
 
 from mvdiff.errors import InputError
 from mvdiff.model.build import create
+from mvdiff.model.folder import save
 from mvdiff.model.pipeline import MultiViewPipeline
 from mvdiff.model.sampler import Sampling
 
@@ -132,3 +133,18 @@ def test_a_schedule_that_ends_in_noise_is_for_ddim(pipeline, references, sampler
 
 def test_no_pictures_give_no_views(pipeline):
     assert pipeline([], seeds=[]).shape == (0, 6, 32, 32, 3)
+
+
+def test_a_model_that_is_handed_in_keeps_its_precision(model, references):
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    MultiViewPipeline(model, mixed_precision="bf16")(references, seeds=range(4), steps=2)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_a_model_that_is_loaded_is_kept_in_the_lower_precision_and_draws_the_same(model, references, tmp_path):
+    save(model, tmp_path / "model")
+    loaded = MultiViewPipeline.from_pretrained(tmp_path / "model", mixed_precision="bf16")
+    assert loaded.model.unet.conv_in.weight.dtype == torch.bfloat16
+    kept = MultiViewPipeline(model, mixed_precision="bf16")
+    views, expected = (one(references, seeds=range(4), steps=3) for one in (loaded, kept))
+    assert np.array_equal(views, expected)
