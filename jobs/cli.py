@@ -79,6 +79,10 @@ def _run(words: list[str]) -> int:
         return demo(rest)
     if command == "doctor":
         return _doctor(rest)
+    if command == "status":
+        from jobs.status import status
+
+        return status(rest)
     if command == "testbed":
         from jobs.testbed import testbed
 

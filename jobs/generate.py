@@ -19,6 +19,7 @@ from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import rig
 from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
+from mvdiff.train.position import best_checkpoint
 
 ARRAY = True
 
@@ -126,15 +127,8 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
 
 
 def _checkpoint(config: DictConfig, run: Run) -> Path:
-    if config.checkpoint is None:
-        store = CheckpointStore(run.checkpoints)
-        if not store.steps():
-            raise InputError(
-                f"run {run.name} has no checkpoint in {run.checkpoints}",
-                f"train it first (mvdiff train run={run.name} data=...), or give checkpoint=FOLDER",
-            )
-        # An older one would do for training to go on from, but its pictures are not the ones that were asked for.
-        config.checkpoint = str(store.path(store.steps()[-1]))
+    if config.checkpoint in (None, "best", "newest"):
+        config.checkpoint = str(_of_run(config.checkpoint, run))
     path = Path(config.checkpoint).expanduser().absolute()
     if not path.is_dir():
         raise InputError(f"checkpoint {path} does not exist", "give the folder of a checkpoint")
@@ -156,3 +150,20 @@ def _recipe(config: DictConfig) -> Recipe:
         rig=model.rig,
         size=model.size,
     )
+
+
+def _of_run(which: str | None, run: Run) -> Path:
+    """The best or the newest checkpoint of the run, as it is: an older one's pictures are not what was asked for."""
+    store = CheckpointStore(run.checkpoints)
+    if not store.steps():
+        raise InputError(
+            f"run {run.name} has no checkpoint in {run.checkpoints}",
+            f"train it first (mvdiff train run={run.name} data=...), or give checkpoint=FOLDER",
+        )
+    best = best_checkpoint(store, run.validation) if which != "newest" else None
+    if which == "best" and best is None:
+        raise InputError(
+            f"run {run.name} was not validated: none of its checkpoints is known to be the best",
+            "say checkpoint=newest, or train with held-out samples",
+        )
+    return best or store.path(store.steps()[-1])

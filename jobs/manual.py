@@ -25,6 +25,7 @@ SUMMARIES = {
     "evaluate": "score generated views against the truth and write a report",
     "verify": "check every byte of shards, results and checkpoints against its checksum",
     "export": "write results as .npy, PNG or FaceLift folders",
+    "status": "where a run's jobs are, and how far its training is",
     "doctor": "how many parameters a model has, and whether it fits a GPU",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",
     "testbed": "a SLURM of four virtual nodes on this one machine, for trying and testing",
@@ -39,7 +40,8 @@ DESCRIPTIONS = {
     "train": "Trains on the shards of data= and publishes checkpoints in runs/NAME/checkpoints, in diffusers' folder "
     "layout. A job that is warned, preempted or out of time saves, returns to the queue and goes on where it was; the "
     "same command again continues or says that all is done.",
-    "generate": "Takes the newest checkpoint of the run and generates six views for every sample of data= with "
+    "generate": "Takes the best checkpoint of the run (the newest where there was no validation) and generates six views "
+    "for every sample of data= with "
     "cluster.workers workers, which share the work by leases: workers may be killed, added or run twice. Results go to "
     "runs/NAME/results, one set for each checkpoint, configuration and seed.",
     "evaluate": "Compares the run's results with the true views in data=, beside simple baselines, and writes "

@@ -57,6 +57,14 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def validation(self) -> Path:
+        return self.path / "validation"
+
+    @property
+    def board(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def results(self) -> Path:
         return self.path / "results"
 

@@ -11,13 +11,18 @@ from jobs.job import Context
 from jobs.runfolder import Run
 from jobs.shards import check_shards
 from mvdiff.errors import InputError
+from mvdiff.events import read_events
 from mvdiff.model.pretrained import find
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
+from mvdiff.train.attempts import refuse_futile
 from mvdiff.train.checkpoint import MANIFEST, CheckpointStore, step_of, verify
 from mvdiff.train.fitness import needs_origin, refuse_misfit, refuse_unfit
+from mvdiff.train.pace import measured
+from mvdiff.train.position import Position, best_checkpoint, read_history
 from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
+from mvdiff.train.sources import Sources
 from slurm.rendezvous import meet
 
 ARRAY = False
@@ -26,8 +31,8 @@ ARRAY = False
 def check(config: DictConfig, run: Run | None) -> None:
     """Settings, shards, and that the run is not training already."""
     assert run is not None
-    training = settings(TrainSettings, config.train, "train")
     model = settings(ModelSettings, config.model, "model")
+    training = settings(TrainSettings, config.train, "train")
     newest = CheckpointStore(run.checkpoints).newest_good()
     if model.starts_from_weights:
         try:
@@ -37,19 +42,13 @@ def check(config: DictConfig, run: Run | None) -> None:
             if newest is None or needs_origin(training, model):
                 raise
         model = settings(ModelSettings, config.model, "model")
-    refuse_unfit(training, model)
     cluster = config.cluster
     training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
-    check_shards(config.data)
-    if all((Path(config.data.path) / split).is_dir() for split in ("train", "heldout")):
-        raise InputError(
-            f"{config.data.path} holds the held-out samples too, which would be trained on",
-            f"give data={config.data.path}/train",
-        )
-    data = Path(config.data.path)
-    dataset = ShardDataset(data)
-    refuse_misfit(model, dataset, data)
-    asked = describe(training, model, dataset, newest)
+    sources = _checked_sources(config, run, training)
+    refuse_unfit(training, model, sources)
+    refuse_misfit(model, sources)
+    training = training.sized(len(sources.training))
+    asked = describe(training, model, sources, newest)
     if newest is not None:
         refuse_another(newest, asked)
     for folder in run.jobs():
@@ -60,6 +59,39 @@ def check(config: DictConfig, run: Run | None) -> None:
             )
 
 
+def _checked_sources(config: DictConfig, run: Run, training: TrainSettings) -> Sources:
+    """The data sets, every row of them read; their paths in ``config`` become absolute."""
+    check_shards(config.data)
+    if all((Path(config.data.path) / split).is_dir() for split in ("train", "heldout")):
+        raise InputError(
+            f"{config.data.path} holds the held-out samples too, which would be trained on",
+            f"give data={config.data.path}/train",
+        )
+    heldout = run.shards / "heldout"
+    if config.validation is None and training.validation.every and heldout.is_dir():
+        config.validation = str(heldout)
+    for key in ("validation", "prior"):
+        if config[key] is not None:
+            of_data = DictConfig({"path": config[key], "verify": config.data.verify})
+            check_shards(of_data)
+            config[key] = of_data.path
+    sources = _sources(config)
+    if sources.validation is not None:
+        shared = sorted(set(sources.validation.recordings) & set(sources.training.recordings))
+        if shared:
+            raise InputError(
+                f"recording {shared[0]} is in {config.validation} and in {config.data.path}: "
+                "validation would praise what was learnt by heart",
+                "give validation= shards of other recordings, or train.validation.every=0",
+            )
+    return sources
+
+
+def _sources(config: DictConfig) -> Sources:
+    validation, prior = (config[key] and Path(config[key]) for key in ("validation", "prior"))
+    return Sources.open(Path(config.data.path), validation, prior)
+
+
 def _whole(weights: Path) -> Path:
     """``weights``, with every byte as it was written where they are a checkpoint of this program."""
     if (weights / MANIFEST).is_file() and (problems := verify(weights)):
@@ -68,36 +100,53 @@ def _whole(weights: Path) -> Path:
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:
-    """Whether the last step has been reached before."""
+    """Whether there is nothing left to train."""
     assert run is not None
     newest = CheckpointStore(run.checkpoints).newest_good()
-    if newest is None or step_of(newest) < config.train.steps:
+    if newest is None:
         return None
-    return f"already done, {newest.name} holds the last of {config.train.steps} steps"
+    training = settings(TrainSettings, config.train, "train").sized(len(ShardDataset(Path(config.data.path))))
+    step = step_of(newest)
+    position = Position(step, read_history(run.validation, step))
+    if config.validation is not None and position.validation_is_due(training):
+        return None
+    reason = position.ended(training)
+    return reason and f"already done, {reason}: {newest.name}"
+
+
+def warning_s(config: DictConfig, run: Run | None) -> float | None:
+    """Seconds that this run needs between a warning and its end, as its jobs so far have measured."""
+    assert run is not None
+    pace = measured(folder.events for folder in run.jobs() if folder.job == "train")
+    return pace and pace.needed()
 
 
 def work(config: DictConfig, context: Context) -> str:
     """One rank of the training job."""
-    from mvdiff.train.trainer import train
+    from mvdiff.train.trainer import Folders, train
     from mvdiff.train.world import World
 
     assert context.run and context.folder and context.events
-    place = context.place
+    place, run = context.place, context.run
+    if place.first:
+        refuse_futile(read_events(context.folder.events))
     met = meet(context.folder.logs, place)
     return train(
         settings(TrainSettings, config.train, "train"),
         settings(ModelSettings, config.model, "model"),
-        Path(config.data.path),
-        context.run.checkpoints,
+        _sources(config),
+        Folders(run.checkpoints, run.validation, run.board),
         context.events,
         lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
         World(place.rank, place.world_size, place.local_rank, met.address, met.port, met.listener),
         context.should_stop,
+        context.time_left,
     )
 
 
 def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
-    """The newest checkpoint."""
+    """The newest checkpoint, and the best one where validation has found it."""
     assert run is not None
-    newest = CheckpointStore(run.checkpoints).newest_good()
-    return {"checkpoint": str(newest)}
+    store = CheckpointStore(run.checkpoints)
+    best = best_checkpoint(store, run.validation)
+    return {"checkpoint": str(store.newest_good())} | ({"best_checkpoint": str(best)} if best else {})

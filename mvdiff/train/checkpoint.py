@@ -12,8 +12,9 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,6 +33,26 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 class SaveFailed(Exception):
     """A checkpoint could not be written; those before it are untouched."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay when a newer one is there and verified."""
+
+    last: int
+    """So many of the newest."""
+    every: int = 0
+    """Those of steps that this number divides; 0: none."""
+    best: int = 0
+    """So many of the first in ``ranking`` that there are."""
+    ranking: Sequence[int] = ()
+    """Steps, best first."""
+
+    def of(self, steps: Sequence[int]) -> set[int]:
+        """Those of ``steps`` (rising) that stay."""
+        best = [step for step in self.ranking if step in steps][: self.best]
+        periodic = [step for step in steps if self.every and step and step % self.every == 0]
+        return {*steps[-self.last :], *best, *periodic}
 
 
 def step_of(checkpoint: Path) -> int:
@@ -179,10 +200,10 @@ class CheckpointStore:
         finally:
             os.close(handle)
 
-    def save(self, step: int, write: Callable[[Path], None], keep_last: int) -> Path:
+    def save(self, step: int, write: Callable[[Path], None], keep: Keep) -> Path:
         """Publish what ``write(folder)`` puts into an empty folder as the checkpoint of ``step``.
 
-        Older checkpoints beyond the newest ``keep_last`` go once the new one is verified. Checkpoints of ``step`` or
+        Older checkpoints that ``keep`` does not name go once the new one is verified. Checkpoints of ``step`` or
         later are left-overs that were passed over as damaged: they are put aside as ``damaged-*``. Raises
         ``SaveFailed`` when the disk is full or the like, having removed only what it wrote itself.
         """
@@ -213,16 +234,17 @@ class CheckpointStore:
             self._put_aside(target)
             raise SaveFailed(f"{target} was not stored as written ({problems[0]})")
         self.boundary("verified")
-        self.tidy(step, keep_last)
+        self.tidy(step, keep)
         return target
 
-    def tidy(self, newest: int, keep_last: int) -> None:
-        """Keep the last ``keep_last`` checkpoints up to that of step ``newest``, which must be a good one.
+    def tidy(self, newest: int, keep: Keep) -> None:
+        """Delete those checkpoints before that of step ``newest``, which must be a good one, that ``keep`` leaves out.
 
         Also clears away what a killed save or deletion left behind.
         """
         self._sweep()
-        for old in [step for step in self.steps() if step <= newest][:-keep_last]:
+        steps = [step for step in self.steps() if step <= newest]
+        for old in sorted(set(steps) - keep.of(steps)):
             self._delete(self.path(old))
 
     def _seal(self, folder: Path) -> None:

@@ -1,24 +1,36 @@
 """The journal of training: a plain line every few seconds, and the loss of every step in the event log."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from mvdiff.events import EventLog, read_events
 from mvdiff.progress import duration
+from mvdiff.train.board import Board
+from mvdiff.train.settings import TrainSettings
 
 
 class Journal:
     """What rank 0 tells of the steps it has seen; ``flush`` before anything that must not run ahead of the log."""
 
     def __init__(
-        self, events: EventLog, say: Callable[[str], None], steps: int, batch: int, samples: int, every: float
+        self,
+        events: EventLog,
+        say: Callable[[str], None],
+        settings: TrainSettings,
+        samples: int,
+        board: Board,
+        time_left: Callable[[], float],
     ) -> None:
-        self.events, self.say = events, say
-        self._steps, self._batch, self._samples, self._every = steps, batch, samples, every
+        """``samples`` are those of an epoch; ``time_left`` tells the seconds until the job's time limit."""
+        self.events, self.say, self.board = events, say, board
+        self._steps, self._batch, self._own = settings.last_step, settings.batch, settings.own_batch
+        self._samples, self._every, self._time_left = samples, settings.log_every, time_left
+        self._longest = 0.0
         self._losses: list[float] = []
         self._norms: list[float] = []
-        self._waited = 0.0
+        self._waited = self._spent = 0.0
         self._since = self._start = time.monotonic()
         self._taken = 0
 
@@ -26,14 +38,16 @@ class Journal:
         """Rates count from here, not from the start-up before it."""
         self._since = self._start = time.monotonic()
 
-    def step(self, step: int, loss: float, norm: float, rate: float, waited: float) -> None:
-        """Optimizer step number ``step`` (from 0) is done.
+    def step(self, step: int, loss: float, norm: float, rate: float, waited: float, seconds: float) -> None:
+        """Optimizer step number ``step`` (from 0) is done, in ``seconds``.
 
         ``loss`` and gradient ``norm`` of the global batch, learning ``rate``, ``waited``: seconds for data.
         """
         self._losses.append(loss)
         self._norms.append(norm)
         self._waited += waited
+        self._spent += seconds
+        self._longest = max(self._longest, seconds)
         self._last, self._rate = step, rate
         self._taken += 1
         if time.monotonic() - self._since >= self._every:
@@ -43,28 +57,40 @@ class Journal:
         """Write what has gathered since the last line: one line for people, one event with every loss."""
         if not self._losses:
             return
-        now = time.monotonic()
-        count, seconds = len(self._losses), max(now - self._since, 1e-9)
-        speed, share = count * self._batch / seconds, self._waited / seconds
+        count, spent = len(self._losses), max(self._spent, 1e-9)
+        speed, share = count * self._batch / spent, self._waited / spent
         done = self._last + 1
-        left = (self._steps - done) * (now - self._start) / self._taken
         loss = sum(self._losses) / count
         self.say(
-            f"step {done}/{self._steps}  epoch {done * self._batch / self._samples:.2f}  loss {loss:.4f}  "
-            f"lr {self._rate:.1e}  {speed:.1f} samples/s  data wait {share:.0%}  ETA {duration(left)}"
+            f"step {done}/{self._steps}  epoch {done * self._own / self._samples:.2f}  loss {loss:.4f}  "
+            f"lr {self._rate:.1e}  {speed:.1f} samples/s  data wait {share:.0%}  ETA {self._eta()}"
         )
         self.events.write(
             "step",
             first=done - count,
             last=self._last,
+            of=self._steps,
             losses=self._losses,
             gradient_norm=max(self._norms),
             learning_rate=self._rate,
             samples_per_second=round(speed, 3),
             data_wait=round(share, 4),
+            longest=round(self._longest, 4),
         )
+        for number, (one, norm) in enumerate(zip(self._losses, self._norms, strict=True)):
+            self.board.step(done - count + number + 1, one, norm, self._rate, speed, share)
         self._losses, self._norms = [], []
-        self._waited, self._since = 0.0, now
+        self._waited = self._spent = self._longest = 0.0
+        self._since = time.monotonic()
+
+    def _eta(self) -> str:
+        """Time until the last step, validations and saves included, beside what the job has left of its limit."""
+        needed = (self._steps - self._last - 1) * (time.monotonic() - self._start) / self._taken
+        left = self._time_left()
+        if math.isinf(left):
+            return duration(needed)
+        limit = f"time limit in {duration(max(left, 0))}"
+        return f"{duration(needed)} ({limit}, then the job comes back)" if needed > left else f"{duration(needed)} ({limit})"
 
 
 def read_losses(events: Path) -> dict[int, float]:

@@ -5,6 +5,7 @@ import json
 from mvdiff.model.context import LearnedContext
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.train.record import Record
+from mvdiff.train.settings import TrainSettings
 
 FILE = "README.md"
 
@@ -29,7 +30,7 @@ def model_card(model: MultiViewModel, record: Record, step: int, loss: float | N
     settings, training, data, origin = model.settings, record["train"], record["data"], model.origin
     licence, explained = _LICENCES.get(origin.get("family", ""), _NO_BASE)
     cameras = settings.cameras
-    epochs = step * training["batch"] / data["samples"]
+    epochs = step * TrainSettings.read(training).own_batch / data["samples"]
     base = [f"base_model: {json.dumps(origin['name'])}"] if origin else []
     trained = {
         "full": "the whole UNet",

@@ -1,7 +1,7 @@
 """The record of what a checkpoint is of: the settings and the data that decide what a run computes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,14 @@ from mvdiff.shard import ShardDataset
 from mvdiff.train.checkpoint import TRAINING
 from mvdiff.train.fitness import needs_origin
 from mvdiff.train.settings import FREE, TrainSettings
+from mvdiff.train.sources import Sources
 
 FILE = f"{TRAINING}/train.json"
 
 Record = dict[str, dict[str, Any]]
 
 
-def describe(
-    settings: TrainSettings, model_settings: ModelSettings, dataset: ShardDataset, newest: Path | None
-) -> Record:
+def describe(settings: TrainSettings, model_settings: ModelSettings, sources: Sources, newest: Path | None) -> Record:
     """The record of a run, as plain JSON values.
 
     The data are known by a hash of every sample's id and checksum, whatever shards they lie in, pretrained weights by
@@ -39,8 +38,16 @@ def describe(
         "train": asdict(settings),
         "model": model_settings.written(),
         "pretrained": pretrained,
-        "data": {"samples": len(dataset), "rig": dataset.rig, "xxh3": dataset.index.fingerprint()},
+        "data": _known(sources.training),
+        "validation": _known(sources.validation),
+        "prior": _known(sources.prior),
     }
+
+
+def _known(dataset: ShardDataset | None) -> dict[str, Any]:
+    if dataset is None:
+        return {}
+    return {"samples": len(dataset), "rig": dataset.rig, "xxh3": dataset.index.fingerprint()}
 
 
 def refuse_another(checkpoint: Path, asked: Record) -> None:
@@ -59,12 +66,16 @@ def refuse_another(checkpoint: Path, asked: Record) -> None:
         )
 
 
-def _flat(record: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{group}.{key}": value
-        for group, values in record.items()
-        for key, value in values.items()
-        if not (group == "train" and key in FREE)
-        # weights are known by what they are, wherever they lie
-        if (group, key) != ("model", "pretrained")
-    }
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value by its full key (``train.augment.flip``), but for those that may differ."""
+
+    def walk(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{above}{key}.")
+            else:
+                yield f"{above}{key}", value
+
+    # weights are known by what they are, wherever they lie
+    free = {"model.pretrained", *(f"train.{key}" for key in FREE)}
+    return {key: value for key, value in walk(record, "") if key not in free}

@@ -15,5 +15,5 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
         return settings.learning_rate
-    done = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    done = (step - settings.warmup_steps) / max(settings.last_step - settings.warmup_steps, 1)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

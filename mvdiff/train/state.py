@@ -1,32 +1,25 @@
 """The state of training: everything that a step changes, in memory and in a checkpoint folder."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mvdiff.durable import write_json, write_text
 from mvdiff.model.build import create
-from mvdiff.model.folder import load, save
+from mvdiff.model.folder import load
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
-from mvdiff.train import finetune, modelcard, record
-from mvdiff.train.checkpoint import TRAINING
+from mvdiff.train import finetune
 from mvdiff.train.ema import Ema
 from mvdiff.train.fitness import needs_origin
+from mvdiff.train.position import read_step
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
-
-WEIGHTS = f"{TRAINING}/weights.safetensors"
-AVERAGES = f"{TRAINING}/averages.safetensors"
-"""Only where the published weights are not the averages themselves (``fitness.needs_origin``)."""
-OPTIMIZER = f"{TRAINING}/optimizer.safetensors"
-POSITION = f"{TRAINING}/position.json"
+from mvdiff.train.snapshot import AVERAGES, OPTIMIZER, WEIGHTS, Live, Snapshot
 
 
 class TrainingState:
@@ -61,28 +54,14 @@ class TrainingState:
         self.ema.update(self.step)
         self.step += 1
 
-    def write(self, folder: Path, content: record.Record, loss: float | None, boundary: Callable[[str], None]) -> None:
-        """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs.
-
-        ``loss`` is that of the last step.
-        """
-        save(self.ema.model, folder)
-        write_text(folder / modelcard.FILE, modelcard.model_card(self.ema.model, content, self.step, loss))
-        boundary("model written")
-        (folder / TRAINING).mkdir()
-        write_json(folder / record.FILE, content)
-        write_json(folder / POSITION, {"step": self.step})
-        boundary("position written")
-        save_file(_stored(self.trained), folder / WEIGHTS)
-        boundary("weights written")
-        if needs_origin(self._settings, self.model.settings):
-            save_file(_stored(self.ema.averages), folder / AVERAGES)
-            boundary("averages written")
-        save_file(self._moments(), folder / OPTIMIZER)
+    def snapshot(self) -> Snapshot:
+        """Room in host memory for this state, not filled yet."""
+        live = Live(self.ema.model, self.ema.averages, self.trained, self._moments)
+        return Snapshot(live, apart=needs_origin(self._settings, self.model.settings))
 
     @classmethod
     def read(cls, folder: Path, settings: TrainSettings, model_settings: ModelSettings, device: torch.device) -> Self:
-        """The state that ``write`` put into ``folder``, bit for bit."""
+        """The state of which a ``Snapshot`` was written into ``folder``, bit for bit."""
         model = load(folder)
         if needs_origin(settings, model_settings):
             model = _from_origin(model_settings, model, settings.seed)
@@ -91,13 +70,13 @@ class TrainingState:
         if (folder / AVERAGES).exists():
             _load(state.ema.averages, folder / AVERAGES)
         state._take_moments(load_file(folder / OPTIMIZER))
-        state.step = json.loads((folder / POSITION).read_text())["step"]
+        state.step = read_step(folder)
         return state
 
     def _moments(self) -> dict[str, Tensor]:
         """AdamW's state as {``exp_avg/unet.conv_in.weight``: tensor}; empty before the first step."""
         return {
-            f"{kind}/{name}": tensor.detach().cpu().contiguous()
+            f"{kind}/{name}": tensor
             for name, weight in self.trained.items()
             for kind, tensor in self.optimizer.state[weight].items()
         }
@@ -118,10 +97,6 @@ def _from_origin(settings: ModelSettings, stored: MultiViewModel, seed: int) -> 
     model = create(settings, dark, seed)
     model.placement = stored.placement
     return model
-
-
-def _stored(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
 
 
 @torch.no_grad()

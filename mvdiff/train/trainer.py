@@ -1,12 +1,14 @@
 """The training loop. Read ``train`` and ``Trainer.run`` first: the rest is what they call."""
 
 import errno
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,60 +18,85 @@ from mvdiff.errors import InputError
 from mvdiff.events import EventLog
 from mvdiff.model.build import create
 from mvdiff.model.settings import ModelSettings
-from mvdiff.shard import CorruptRow, ShardDataset
+from mvdiff.shard import CorruptRow
 from mvdiff.train import record
-from mvdiff.train.checkpoint import CheckpointStore, SaveFailed, checkpoint_hash, step_of
+from mvdiff.train.archive import Archive
+from mvdiff.train.board import Board
+from mvdiff.train.checkpoint import CheckpointStore, Keep, step_of
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
+from mvdiff.train.finetune import encoder
 from mvdiff.train.fitness import refuse_misfit, refuse_unfit
+from mvdiff.train.history import History
 from mvdiff.train.journal import Journal
-from mvdiff.train.order import Order
+from mvdiff.train.order import Batches
+from mvdiff.train.pace import MINUTE, Pace
+from mvdiff.train.position import Position, read_history, write_scores
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
+from mvdiff.train.sources import Sources
 from mvdiff.train.state import TrainingState
+from mvdiff.train.validation import Trial, Validation, publish_sheet
+from mvdiff.train.weighting import loss_weights
 from mvdiff.train.world import Group, World, joined
 
 End = Literal["done", "stopped"]
 
-
 _MAKE_ROOM = "make room, then start the run again: it goes on from its last good checkpoint"
+_SPARE_SHARE = 1 / 6
+"""Of a short time limit, at most this share is kept to spare."""
 
 
 class Diverged(Exception):
     """The loss or its gradients are no longer finite; the last good checkpoint is as it was."""
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where a run leaves what it makes."""
+
+    checkpoints: Path
+    validation: Path
+    """Scores and contact sheets."""
+    board: Path | None
+    """TensorBoard's; None: it is not written."""
+
+
 def train(
     settings: TrainSettings,
     model_settings: ModelSettings,
-    data: Path,
-    checkpoints: Path,
+    sources: Sources,
+    folders: Folders,
     events: EventLog,
     log: Callable[[str], None],
     world: World,
     should_stop: Callable[[], bool],
+    time_left: Callable[[], float] = lambda: math.inf,
     on_boundary: Callable[[str], None] = lambda _name: None,
 ) -> End:
-    """Train a model on the shards ``data`` until ``settings.steps``, or until any rank ``should_stop``.
+    """Train a model on ``sources`` until ``settings`` say that it is over, or until any rank ``should_stop``.
 
-    Starts afresh in an empty folder ``checkpoints``, otherwise goes on from the newest good checkpoint there. All ranks
-    stop after the same step, with a checkpoint of it, and the call returns ``"stopped"``; called again with the same
-    arguments, at whatever world size, the run goes on. A finished run returns ``"done"`` at once.
+    Starts afresh in an empty folder ``folders.checkpoints``, otherwise goes on from the newest good checkpoint there.
+    All ranks stop after the same step, with a checkpoint of it, and the call returns ``"stopped"``; called again with
+    the same arguments, at whatever world size, the run goes on. A finished run returns ``"done"`` at once.
 
-    ``events`` belongs to this rank alone; ``log`` takes lines for people. Wrong input, a checkpoint folder of another
-    run and a disk too full for the last checkpoint raise ``InputError``; ``Diverged`` ends a run whose numbers are no
-    longer finite. ``on_boundary`` is called with a name between any two steps of a save that a kill could separate.
+    ``time_left`` tells the seconds until this process is ended from outside: the run stops by itself when they are
+    just enough to save. ``events`` belongs to this rank alone; ``log`` takes lines for people. Wrong input, a
+    checkpoint folder of another run and a disk too full for the last checkpoint raise ``InputError``; ``Diverged`` ends
+    a run whose numbers are no longer finite. ``on_boundary`` is called with a name between any two steps of a save that
+    a kill could separate.
     """
+    settings = settings.sized(len(sources.training))
     settings.share(world.world_size)
-    dataset = ShardDataset(data)
-    refuse_misfit(model_settings, dataset, data)
-    refuse_unfit(settings, model_settings)
+    refuse_misfit(model_settings, sources)
+    refuse_unfit(settings, model_settings, sources)
     torch.set_num_threads(settings.threads)
-    store = CheckpointStore(checkpoints, log, on_boundary)
+    store = CheckpointStore(folders.checkpoints, log, on_boundary)
     try:
         with joined(world, settings.mixed_precision) as group, ExitStack() as until_the_end:
             group.decide(lambda: until_the_end.enter_context(store.held()))
-            return Trainer(settings, model_settings, dataset, store, events, log, group).run(should_stop)
+            trainer = Trainer(settings, model_settings, sources, folders, store, events, log, group, time_left)
+            return trainer.run(should_stop)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -83,46 +110,84 @@ class Trainer:
         self,
         settings: TrainSettings,
         model_settings: ModelSettings,
-        dataset: ShardDataset,
+        sources: Sources,
+        folders: Folders,
         store: CheckpointStore,
         events: EventLog,
         log: Callable[[str], None],
         group: Group,
+        time_left: Callable[[], float],
     ) -> None:
-        self.settings, self.model_settings, self.dataset = settings, model_settings, dataset
-        self.store, self.events, self.log, self.group = store, events, log, group
-        self.order = Order(dataset.ids, settings.seed)
+        self.settings, self.model_settings, self.sources, self.folders = settings, model_settings, sources, folders
+        self.store, self.events, self.log, self.group, self.time_left = store, events, log, group, time_left
+        self.batches = Batches(sources, settings)
+        self.pace = Pace()
+        self.spare = min(MINUTE, _SPARE_SHARE * time_left())
+        self.archive: Archive | None = None
+        """On rank 0."""
         self.loss: float | None = None
         """Mean loss of the last step's global batch; None before the first one of this start."""
-        self.journal = Journal(events, log, settings.steps, settings.batch, len(dataset), settings.log_every)
 
     def run(self, should_stop: Callable[[], bool]) -> End:
         """Set up, then step until the end or a stop."""
-        self.saved: int = self.group.decide(self._open)
-        if self.saved >= self.settings.steps:
+        place = self.group.decide(self._open)
+        self.position = Position(place["step"], History.read(place["history"]))
+        if place["over"]:
             return "done"
         state = self.state = TrainingState.read(
-            self.store.path(self.saved), self.settings, self.model_settings, self.group.device
+            self.store.path(place["step"]), self.settings, self.model_settings, self.group.device
         )
-        self.model = self.group.accelerator.prepare(state.model)
-        if self.group.rank == 0:
-            self.log(self._how())
-        with self._feed() as feed:
-            self.journal.start()
-            while state.step < self.settings.steps:
-                if self.group.any(should_stop()):
-                    self.events.write("stopping", step=state.step)
-                    if self.saved != state.step:
-                        self._save(must=True)
-                    return self._end("stopped")
-                self._step(feed)
-                if state.step % self.settings.save_every == 0 and state.step < self.settings.steps:
-                    self._save(must=False)
-        self._save(must=True)
-        return self._end("done")
+        self.model = self.group.wrap(state.model)
+        self.weights = loss_weights(state.model.signal, state.model.spread, self.settings.min_snr)
+        self.frozen = [weight for weight in encoder(state.model).parameters() if weight.requires_grad]
+        with ExitStack() as until_the_end:
+            until_the_end.callback(self._unwrap)
+            if self.group.rank == 0:
+                self.log(self._how())
+                self.archive = until_the_end.enter_context(self._archive(place["step"]))
+            board = Board(self.folders.board if self.group.rank == 0 else None, self.log, place["step"] + 1)
+            until_the_end.callback(board.close)
+            samples = len(self.sources.training)
+            self.journal = Journal(self.events, self.log, self.settings, samples, board, self.time_left)
+            return self._go_on(until_the_end.enter_context(self._feed()), should_stop)
+
+    def _go_on(self, feed: Feed, should_stop: Callable[[], bool]) -> End:
+        """From step to step; whatever is decided here is decided by all ranks alike."""
+        settings, position = self.settings, self.position
+        validation = self._validation()
+
+        def stopping() -> bool:
+            return should_stop() or self.time_left() < self.pace.needed(self.spare)
+
+        begun = position.step
+        self.journal.start()
+        while True:
+            if self.group.any(stopping()):
+                return self._stop()
+            if self.archive:
+                self.archive.look()
+            best = False
+            if validation is not None and position.validation_is_due(settings):
+                trial = validation.run(stopping)
+                if trial is None:
+                    return self._stop()
+                best = self._tried(trial)
+            if (reason := position.ended(settings)) is not None:
+                self._secure()
+                return self._end("done", reason)
+            if begun != position.step and (best or position.step % settings.save_every == 0):
+                begun = position.step
+                self._save()
+            self._step(feed)
+
+    def _unwrap(self) -> None:
+        """Let go of the wrapped model while the group still stands (``Group.unwrap``)."""
+        del self.model
+        self.group.unwrap()
 
     def _step(self, feed: Feed) -> None:
         """One optimizer step of the global batch; every rank learns every loss, and they stop together."""
+        start = time.monotonic()
         accelerator, step = self.group.accelerator, self.state.step
         waited = feed.waited
         batches = feed.take(step)
@@ -130,20 +195,50 @@ class Trainer:
         row = []
         for batch in batches:
             with nullcontext() if batch is batches[-1] else accelerator.no_sync(self.model):
-                losses = self.model(batch.to(self.group.device))  # [B]
+                batch = batch.to(self.group.device)
+                losses = self.model(batch) * self.weights[batch.timestep]  # [B]
                 accelerator.backward(losses.sum() / samples)
             row.append(losses.detach().double().cpu())
         row.append(torch.tensor([feed.waited - waited], dtype=torch.float64))
         gathered = self.group.gather(torch.cat(row))  # [world size, samples + 1]
         losses, waits = gathered[:, :-1].flatten(), gathered[:, -1]  # [global batch], [world size]
+        if step < self.settings.frozen_steps(len(self.sources.training)):
+            for weight in self.frozen:
+                weight.grad = None
         norm = float(accelerator.clip_grad_norm_(self.state.trained.values(), self.settings.max_grad_norm))
         if not (losses.isfinite().all() and np.isfinite(norm)):
             raise self._diverged(losses.tolist(), norm)
         self.loss = float(losses.mean())
         self.state.advance()
+        self.position.step = self.state.step
+        seconds = time.monotonic() - start
+        self.pace.stepped(seconds)
         if self.group.rank == 0:
             rate = learning_rate(step, self.settings)
-            self.journal.step(step, self.loss, norm, rate, float(waits.max()))
+            self.journal.step(step, self.loss, norm, rate, float(waits.max()), seconds)
+
+    def _tried(self, trial: Trial) -> bool:
+        """Take in what a validation has found; whether the model was never better."""
+        step, history = self.position.step, self.position.history
+        history.record(step, trial.scores)
+        if self.group.rank == 0:
+            self.journal.flush()
+            line, remarks = history.line(self.settings.last_step), history.remarks()
+            for told in (line, *remarks):
+                self.log(told)
+            self.events.write(
+                "validated", step=step, scores=trial.scores, samples=trial.samples,
+                seconds=round(trial.seconds, 3), line=line, remarks=remarks,
+            )  # fmt: skip
+            self.journal.board.validation(step, trial.scores, trial.sheet)
+            try:
+                write_scores(self.folders.validation, step, trial.scores)
+                if trial.sheet is not None:
+                    publish_sheet(trial.sheet, self.folders.validation, step)
+            except OSError as error:
+                self.log(f"what validation found could not be written to {self.folders.validation} ({error})")
+        best = history.best()
+        return best is not None and best.step == step
 
     def _how(self) -> str:
         """What is trained on what, in one line."""
@@ -157,81 +252,102 @@ class Trainer:
             f"({self.settings.trainable}), {precision}, {self.group.world_size} x {where}"
         )
 
-    def _open(self) -> int:
-        """Find the step to go on from, or make a new model and save it as step 0: every rank starts by loading."""
+    def _open(self) -> dict[str, Any]:
+        """Find the place to go on from, or make a new model and save it as step 0: every rank starts by loading."""
         settings = self.settings
         newest = self.store.newest_good()
-        self.record = record.describe(settings, self.model_settings, self.dataset, newest)
+        self.record = record.describe(settings, self.model_settings, self.sources, newest)
         if newest is None:
-            self.log(f"starting a new run of {settings.steps} steps on {len(self.dataset)} samples")
-            model = create(self.model_settings, self._fitting_views(), settings.seed)
-            self.state = TrainingState(model, settings, torch.device("cpu"))
-            self.events.write("started", world_size=self.group.world_size, **self.record["data"])
-            if problem := self._try_to_save():
-                raise InputError(problem, _MAKE_ROOM)
-            return 0
+            self._begin()
+            return {"step": 0, "history": [], "over": None}
         record.refuse_another(newest, self.record)
         step = step_of(newest)
-        self.store.tidy(step, settings.keep_last)
-        if step >= settings.steps:
-            self.log(f"already done: {newest} holds step {step} of {settings.steps}")
+        history = read_history(self.folders.validation, step)
+        self.store.tidy(step, Keep(settings.keep_last, settings.keep_every, settings.keep_best, history.ranking()))
+        position = Position(step, history)
+        over = None if self._validates and position.validation_is_due(settings) else position.ended(settings)
+        if over:
+            self.log(f"already done: {newest}, {over}")
         else:
             self.log(f"going on from {newest.name} of {settings.steps} steps")
             self.events.write("resumed", step=step, checkpoint=newest.name, world_size=self.group.world_size)
-        return step
+        return {"step": step, "history": history.written(), "over": over}
 
-    def _save(self, must: bool) -> None:
-        """Publish the state as it is; where ``must``, failing to do so ends the run."""
-        problem = self.group.decide(self._try_to_save)
-        if problem is None:
-            self.saved = self.state.step
-        elif must:
-            raise InputError(problem, _MAKE_ROOM)
-        else:
-            self.log(f"{problem}; going on, the next try is after {self.settings.save_every} steps")
+    def _begin(self) -> None:
+        """A new model, saved as step 0."""
+        settings, samples = self.settings, len(self.sources.training)
+        self.log(f"starting a new run of {settings.steps} steps on {samples} samples")
+        for left in self.folders.validation.glob("step-*"):
+            left.unlink()
+        model = create(self.model_settings, self._fitting_views(), settings.seed)
+        self.state = TrainingState(model, settings, torch.device("cpu"))
+        self.events.write("started", world_size=self.group.world_size, **self.record["data"])
+        self.position = Position(0, History())
+        with self._archive(saved=None) as archive:
+            if problem := archive.secure(loss=None):
+                raise InputError(problem, _MAKE_ROOM)
 
-    def _try_to_save(self) -> str | None:
-        self.journal.flush()
-        start = time.monotonic()
-        try:
-            path = self.store.save(
-                self.state.step,
-                lambda folder: self.state.write(folder, self.record, self.loss, self.store.boundary),
-                self.settings.keep_last,
-            )
-        except SaveFailed as error:
-            self.events.write("save failed", step=self.state.step, why=str(error))
-            return str(error)
-        seconds = round(time.monotonic() - start, 3)
-        self.events.write(
-            "checkpoint", step=self.state.step, name=path.name, hash=checkpoint_hash(path), seconds=seconds
+    def _archive(self, saved: int | None) -> Archive:
+        history = self.position.history
+        return Archive(
+            self.state, history, self.store, self.record, self.settings, self.events, self.log, self.pace, saved
         )
-        return None
 
-    def _end(self, end: End) -> End:
-        self.events.write(end, step=self.state.step)
+    def _save(self) -> None:
+        """Begin to publish the state as it is; training goes on meanwhile."""
+        if self.archive:
+            self.journal.flush()
+            self.archive.begin(self.loss)
+
+    def _secure(self) -> None:
+        """Publish the state as it is; failing to do so ends the run."""
+
+        def secure() -> str | None:
+            assert self.archive
+            self.journal.flush()
+            return self.archive.secure(self.loss)
+
+        if problem := self.group.decide(secure):
+            raise InputError(problem, _MAKE_ROOM)
+
+    def _stop(self) -> End:
+        self.events.write("stopping", step=self.state.step)
+        self._secure()
+        return self._end("stopped", "asked to stop")
+
+    def _end(self, end: End, why: str) -> End:
+        step = self.position.step
+        self.events.write(end, step=step, why=why)
         if self.group.rank == 0:
-            self.log(f"{end} at step {self.state.step} of {self.settings.steps}: {self.store.path(self.state.step)}")
+            self.log(f"{end} at step {step} of {self.settings.steps} ({why}): {self.store.path(step)}")
         return end
+
+    @property
+    def _validates(self) -> bool:
+        return self.settings.validation.every > 0 and self.sources.validation is not None
+
+    def _validation(self) -> Validation | None:
+        if not self._validates:
+            return None
+        assert self.sources.validation is not None
+        return Validation(
+            self.sources.validation, self.settings, self.state.ema.model, self.group, self._quarantine
+        )  # fmt: skip
 
     def _feed(self) -> Feed:
         settings, model = self.settings, self.state.model
-        chance = Chance(
-            seed=settings.seed,
-            timesteps=model.num_train_timesteps,
-            condition_drop=settings.condition_drop,
-            random_reference=settings.reference_view == "random",
-            noise_shapes=model.noise_shapes,
-        )
+        chance = Chance.of(settings, model.num_train_timesteps, model.noise_shapes)
         return Feed(
-            self.dataset,
-            self.order,
+            self.sources,
+            self.batches,
             chance,
             settings,
             model.sight,
+            self.model_settings.cameras,
             self.group.rank,
             self.group.world_size,
             self._quarantine,
+            pin=self.group.device.type == "cuda",
         )
 
     def _quarantine(self, sample_id: str, why: str) -> None:
@@ -240,24 +356,26 @@ class Trainer:
 
     def _fitting_views(self) -> Iterator[NDArray[np.uint8]]:
         """Views uint8 [6, H, W, 3] of the first ``fit_samples`` good samples of the order."""
+        dataset = self.sources.training
 
         def good() -> Iterator[NDArray[np.uint8]]:
-            for position in range(len(self.dataset)):
+            for position in range(len(dataset)):
                 with suppress(CorruptRow):
                     # a copy: torch warns of arrays that are read-only, as a shard's are
-                    yield self.dataset[self.order.place(position).row].views.copy()
+                    yield dataset[self.batches.training.place(position).row].views.copy()
 
         return islice(good(), self.settings.fit_samples)
 
     def _diverged(self, losses: list[float], norm: float) -> Diverged:
         """Say where numbers stopped being finite: all ranks know the whole batch, so all say and raise the same."""
         step = self.state.step
-        ids = [self.dataset.ids[place.row] for place in self.order.batch(step, self.settings.batch)]
+        ids = self.batches.ids(step)
         blamed = [one for one, loss in zip(ids, losses, strict=True) if not np.isfinite(loss)]
         what = "the loss" if blamed else f"the gradient norm ({norm})"
         self.journal.flush()
         self.events.write("diverged", step=step, sample_ids=blamed or ids)
+        untouched = "" if self.archive is None else f"; {self.store.path(self.archive.saved or 0)} is untouched"
         return Diverged(
             f"{what} is not finite at step {step}, samples {', '.join(blamed or ids)}: "
-            f"lower train.learning_rate, or look at these samples; {self.store.path(self.saved)} is untouched"
+            f"lower train.learning_rate, or look at these samples{untouched}"
         )

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvdiff.errors import InputError
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 _MEETING = timedelta(minutes=3)
 """How long a rank waits at the start for one that may have died on its way."""
-_PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for the others in an exchange."""
+_PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others in an exchange: rank 0 may be writing a large checkpoint to a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class Group:
         self.world_size = world.world_size
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """``model`` on this rank's device, its gradients averaged over the ranks; ``unwrap`` before parting."""
+        return self.accelerator.prepare(model)
+
+    def unwrap(self) -> None:
+        """Free the wrapped model, of which the caller has let go; to be called while the group stands.
+
+        Whoever lets go of gloo's group last waits for its threads, and these may be waiting for Python's lock to free
+        the tensors of the last exchange. Python's own reference gives up the lock meanwhile; DDP's does not, and a rank
+        that frees it last hangs for ever now and then.
+        """
+        self.accelerator.free_memory()
 
     def decide(self, choose: Callable[[], T]) -> T:
         """Run ``choose`` on rank 0 alone; every rank returns its result, or raises its ``InputError``.

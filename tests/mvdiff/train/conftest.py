@@ -15,7 +15,8 @@ from mvdiff.model.settings import ModelSettings
 from mvdiff.rig import rig
 from mvdiff.shard import Sample, ShardWriter
 from mvdiff.train.settings import TrainSettings
-from mvdiff.train.trainer import train
+from mvdiff.train.sources import Sources
+from mvdiff.train.trainer import Folders, train
 from mvdiff.train.world import World
 from tests.mvdiff.model.conftest import tiny_values
 
@@ -53,13 +54,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., TrainSettings]:
-    """Settings of a run of seconds, with overrides."""
+    """Settings of a run of seconds, with overrides; ``augment`` and ``validation`` may be given in part."""
 
     def build(**overrides: Any) -> TrainSettings:
         values = yaml.safe_load((CONFIGS / "train" / "default.yaml").read_text())
         values |= {"steps": 6, "batch": 4, "micro_batch": 4, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
         values |= {"save_every": 100, "reference_view": "random", "condition_drop": 0.3, "fit_samples": 4}
-        return TrainSettings(**values | overrides)
+        values["validation"]["every"] = 0
+        for key, value in overrides.items():
+            values[key] = values[key] | value if isinstance(value, dict) else value
+        return TrainSettings.read(values)
 
     return build
 
@@ -78,7 +82,9 @@ class Run:
 
     def __init__(self, root: Path, data: Path, model_settings: ModelSettings) -> None:
         self.root, self.data, self.model_settings = root, data, model_settings
-        self.checkpoints, self.events = root / "checkpoints", root / "events"
+        self.checkpoints, self.validation, self.events = root / "checkpoints", root / "validation", root / "events"
+        self.held_out: Path | None = None
+        self.prior: Path | None = None
         self.lines: list[str] = []
 
     def train(self, settings: TrainSettings, stop_at: int | None = None, **options: Any) -> str:
@@ -87,8 +93,8 @@ class Run:
         return train(
             settings,
             self.model_settings,
-            self.data,
-            self.checkpoints,
+            Sources.open(self.data, self.held_out, self.prior),
+            Folders(self.checkpoints, self.validation, None),
             EventLog(self.events / "rank-0.jsonl"),
             self.lines.append,
             World(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=0),
@@ -136,6 +142,7 @@ class Drill:
         """Train in ``world_size`` processes; what became of each rank: ``end``, ``error`` or ``signal``."""
         order = {
             "root": str(run.root), "data": str(run.data), "world_size": world_size,
+            "held_out": run.held_out and str(run.held_out), "prior": run.prior and str(run.prior),
             "settings": asdict(settings), "model": run.model_settings.written(), **faults,
         }  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -12,11 +12,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from xxhash import xxh3_64_hexdigest
+
 from mvdiff.errors import InputError
 from mvdiff.events import EventLog
+from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.settings import ModelSettings
+from mvdiff.train.feed import Feed
 from mvdiff.train.settings import TrainSettings
-from mvdiff.train.trainer import train
+from mvdiff.train.sources import Sources
+from mvdiff.train.trainer import Folders, train
 from mvdiff.train.world import World
 
 
@@ -29,6 +34,9 @@ def free_port() -> int:
 def train_rank(order: dict[str, Any], rank: int, port: int) -> dict[str, Any]:
     looks = boundaries = -1
     root = Path(order["root"])
+    fed: dict[int, list[Any]] = {}
+    if order.get("record"):
+        record_what_is_fed(fed)
 
     def should_stop() -> bool:
         nonlocal looks
@@ -45,19 +53,36 @@ def train_rank(order: dict[str, Any], rank: int, port: int) -> dict[str, Any]:
 
     try:
         end = train(
-            TrainSettings(**order["settings"]),
+            TrainSettings.read(order["settings"]),
             ModelSettings.read(order["model"]),
-            Path(order["data"]),
-            root / "checkpoints",
+            Sources.open(Path(order["data"]), *(order[key] and Path(order[key]) for key in ("held_out", "prior"))),
+            Folders(root / "checkpoints", root / "validation", None),
             EventLog(root / "events" / f"rank-{rank}.jsonl"),
             lambda line: None,
             World(rank, order["world_size"], rank, "127.0.0.1", port),
             should_stop,
-            at_boundary,
+            on_boundary=at_boundary,
         )
     except InputError as error:
         return {"error": str(error)}
-    return {"end": end, "looks": looks}
+    return {"end": end, "looks": looks, "fed": fed}
+
+
+def record_what_is_fed(fed: dict[int, list[Any]]) -> None:
+    """Note of every sample that this process takes: step, id, and a hash of all its tensors, noise included."""
+    take = Feed.take
+
+    def recorded(self: Feed, step: int) -> list[TrainingBatch]:
+        batches = take(self, step)
+        for batch in batches:
+            tensors = [batch.views, batch.reference, batch.cameras, batch.timestep, batch.dropped]
+            tensors += [batch.noise[name] for name in sorted(batch.noise)]
+            for k, sample_id in enumerate(batch.sample_ids):
+                content = b"".join(tensor[k].numpy().tobytes() for tensor in tensors)
+                fed.setdefault(step, []).append([sample_id, xxh3_64_hexdigest(content)])
+        return batches
+
+    Feed.take = recorded  # type: ignore[method-assign]
 
 
 def fork_rank(order: dict[str, Any], rank: int, port: int, answer: Path) -> int:

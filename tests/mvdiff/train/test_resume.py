@@ -7,6 +7,8 @@ import pytest
 from mvdiff.shard import ShardDataset, ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, read_manifest
 from mvdiff.train.journal import read_losses
+from mvdiff.train.position import read_history
+from tests.mvdiff.train.conftest import write_shard
 
 END = "step-00000006"
 
@@ -26,7 +28,7 @@ def test_one_process(run, another, settings, stops):
 def test_several_processes(run, another, settings, drill, world_size, stops):
     for rank, look in stops:
         ends = drill(run, settings(), world_size, stop=[rank, look])
-        assert ends == [{"end": "stopped", "looks": look}] * world_size
+        assert [(end["end"], end["looks"]) for end in ends] == [("stopped", look)] * world_size
     assert [answer["end"] for answer in drill(run, settings(), world_size)] == ["done"] * world_size
     drill(another, settings(), world_size)
     assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
@@ -83,3 +85,62 @@ def test_a_kill_at_every_boundary_of_a_save(new_run, run, another, settings, dri
         assert victim.train(plan) == "done"
         assert read_manifest(victim.checkpoints / "step-00000002") == whole, boundaries[number]
         assert sorted(path.name for path in victim.checkpoints.iterdir()) == [".lock", "step-00000002"]
+
+
+@pytest.fixture
+def demanding(settings, tmp_path_factory):
+    """Everything that is drawn, tried or weighted at once; and the data sets for it."""
+    folder = tmp_path_factory.mktemp("more")
+    held_out, prior = (write_shard(folder / f"{name}.h5", range(*numbers)) for name, numbers in MORE.items())
+
+    def build(**overrides):
+        values = {
+            "augment": {"flip": 0.5, "colour": 0.1, "crop": 0.9}, "prior_share": 0.25, "min_snr": 5.0,
+            "freeze_encoder_epochs": 0.9, "save_every": 2,
+            "validation": {"every": 2, "samples": 3, "batch": 1, "steps": 2, "sheet": 2},
+        }  # fmt: skip
+        return settings(**values | overrides)
+
+    def equip(run):
+        run.held_out, run.prior = held_out, prior
+
+    return build, equip
+
+
+MORE = {"held_out": (20, 24), "prior": (30, 37)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_with_all_that_a_recipe_can_ask_for(run, another, demanding, drill, world_size):
+    """Stopped in training and within validations, which look at the flag as well."""
+    build, equip = demanding
+    for one in (run, another):
+        equip(one)
+    for look in (1, 3, 4):
+        ends = drill(run, build(), world_size, stop=[world_size - 1, look])
+        assert {end["end"] for end in ends} == {"stopped"}
+    assert {end["end"] for end in drill(run, build(), world_size)} == {"done"}
+    drill(another, build(), world_size)
+    assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
+    assert read_losses(run.events) == read_losses(another.events)
+    found, expected = (read_history(one.validation, 99).written() for one in (run, another))
+    assert found == expected and [one["step"] for one in found] == [0, 2, 4, 6]
+
+
+def test_every_world_size_sees_the_same_samples_and_noise(run, another, demanding, drill):
+    """4, then 2, then 1 ranks, against 1 rank throughout."""
+    build, equip = demanding
+    for one in (run, another):
+        equip(one)
+    plan = build(validation={"every": 0})
+    seen = []
+    for world_size, look in ((4, 2), (2, 2), (1, None)):
+        faults = {} if look is None else {"stop": [0, look]}
+        seen += [drill(run, plan, world_size, record=True, **faults)]
+    fed = {step: sorted(of for rank in start for of in rank["fed"].get(str(step), [])) for start in seen for step in range(6)
+           if any(str(step) in rank["fed"] for rank in start)}  # fmt: skip
+    [alone] = drill(another, plan, 1, record=True)
+    assert fed == {int(step): sorted(of) for step, of in alone["fed"].items()}
+    assert sorted(fed) == list(range(6)) and all(len(of) == 4 for of in fed.values())
+    losses, expected = (read_losses(one.events) for one in (run, another))
+    assert list(losses.values()) == pytest.approx(list(expected.values()), rel=1e-5)

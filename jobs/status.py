@@ -1,0 +1,64 @@
+"""`mvdiff status RUN`: how far a run's training is, and what the queue says of its job."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.runfolder import JobFolder, Run
+from mvdiff.errors import InputError
+from mvdiff.events import read_events
+from mvdiff.train.status import status as training_status
+from slurm.submission import states
+
+HELP = """\
+mvdiff status: where a run's jobs are, and how far its training is
+
+usage: mvdiff status RUN [--json]
+
+RUN is a name below runs/, or the path of a run folder. Prints the queue's word for every job submitted for the run, and
+of training the newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it.
+Reads the run folder and asks the queue; works whether anything runs or not.
+
+exit status
+  0 told, 2 the request was wrong"""
+
+
+def status(words: Sequence[str]) -> int:
+    """Print where the run named by the one word stands; returns the exit status.
+
+    Raises:
+        InputError: no such run, or nothing was submitted for it.
+    """
+    if "-h" in words or "--help" in words:
+        print(HELP)
+        return 0
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    if len(words) != 1 or words[0].startswith("-"):
+        raise InputError(f"status takes one run, not {' '.join(words) or 'none'}", "say mvdiff status NAME")
+    named = Path(words[0].removeprefix("run="))
+    run = Run.named(str(named.parent if len(named.parts) > 1 else "runs"), named.name)
+    folders = run.jobs()
+    if not folders:
+        raise InputError(f"nothing was submitted for a run in {run.path}", "see what there is: ls runs")
+    jobs = {folder.path.name: _queue(folder) for folder in folders}
+    trained = [folder for folder in folders if folder.job == "train"]
+    now = training_status(event for folder in trained for event in read_events(folder.events))
+    if as_json:
+        training = dataclasses.asdict(now) if trained else None
+        print(json.dumps({"job": "status", "run": run.name, "jobs": jobs, "train": training}))
+        return 0
+    for name, words_of in jobs.items():
+        print(f"{name:<16} {', '.join(f'{id_} {word}' for id_, word in words_of.items())}")
+    for line in now.lines() if trained else ():
+        print(f"  {line}")
+    return 0
+
+
+def _queue(folder: JobFolder) -> dict[str, str]:
+    """The queue's word for each job of a submission."""
+    submission = folder.submission()
+    if submission is None:
+        return {}
+    return {id_: state.word for id_, state in states(submission).items()}

@@ -1,0 +1,109 @@
+"""The state of training in host memory, where a thread can write it to disk while training goes on."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mvdiff.durable import write_json, write_text
+from mvdiff.model.folder import save
+from mvdiff.model.multiview import MultiViewModel
+from mvdiff.train import modelcard, record
+from mvdiff.train.checkpoint import TRAINING
+from mvdiff.train.position import write_step
+
+WEIGHTS = f"{TRAINING}/weights.safetensors"
+AVERAGES = f"{TRAINING}/averages.safetensors"
+"""Only where the published weights are not the averages themselves (``fitness.needs_origin``)."""
+OPTIMIZER = f"{TRAINING}/optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a step changes, where it is changed."""
+
+    averaged: MultiViewModel
+    averages: Mapping[str, Tensor]
+    """Those of its parameters that change, by name."""
+    weights: Mapping[str, Tensor]
+    """What is trained, by name."""
+    moments: Callable[[], Mapping[str, Tensor]]
+    """AdamW's state as {``exp_avg/unet.conv_in.weight``: tensor}; empty before the first step."""
+
+
+class Snapshot:
+    """Host copies of ``Live``, made once and filled again by every ``take``.
+
+    On a GPU they are pinned, so that filling them runs at the speed of the bus. What never changes is copied once, or
+    shared where it is in host memory already.
+    """
+
+    def __init__(self, live: Live, apart: bool) -> None:
+        """``apart``: the averages are written by themselves too."""
+        self._live, self._apart = live, apart
+        self._averages = {name: _room(tensor) for name, tensor in live.averages.items()}
+        rooms = {id(tensor): self._averages[name] for name, tensor in live.averages.items()}
+        self._model = _on_host(live.averaged, rooms)
+        self._weights: dict[str, Tensor] = {name: _room(tensor) for name, tensor in live.weights.items()}
+        self._moments: dict[str, Tensor] = {}
+        self.step = 0
+        """The step that the copy is of."""
+
+    @torch.no_grad()
+    def take(self, step: int) -> None:
+        """Copy the state as it is after ``step`` steps; training may go on when this returns.
+
+        Nothing may be writing the copy before.
+        """
+        moments = self._live.moments()
+        for name in moments.keys() - self._moments.keys():
+            self._moments[name] = _room(moments[name])
+        for held, now in (
+            (self._averages, self._live.averages),
+            (self._weights, self._live.weights),
+            (self._moments, moments),
+        ):
+            for name, tensor in now.items():
+                held[name].copy_(tensor, non_blocking=True)
+        if any(tensor.is_cuda for tensor in self._live.weights.values()):
+            torch.cuda.synchronize()
+        self.step = step
+
+    def write(self, folder: Path, content: record.Record, loss: float | None, boundary: Callable[[str], None]) -> None:
+        """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs.
+
+        ``loss`` is that of the last step. ``boundary`` is called with a name after each part.
+        """
+        save(self._model, folder)
+        write_text(folder / modelcard.FILE, modelcard.model_card(self._model, content, self.step, loss))
+        boundary("model written")
+        (folder / TRAINING).mkdir()
+        write_json(folder / record.FILE, content)
+        write_step(folder, self.step)
+        boundary("position written")
+        save_file(self._weights, folder / WEIGHTS)
+        boundary("weights written")
+        if self._apart:
+            save_file(self._averages, folder / AVERAGES)
+            boundary("averages written")
+        save_file(self._moments, folder / OPTIMIZER)
+
+
+def _room(tensor: Tensor) -> Tensor:
+    """Host memory for a copy of ``tensor``."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+
+
+def _on_host(model: MultiViewModel, rooms: Mapping[int, Tensor]) -> MultiViewModel:
+    """A twin of ``model`` in host memory whose changing parameters, known by id, lie in ``rooms``."""
+    kept: dict[int, object] = {}
+    for parameter in model.parameters():
+        held = rooms.get(id(parameter))
+        held = parameter.detach().cpu() if held is None else held
+        kept[id(parameter)] = torch.nn.Parameter(held, requires_grad=False)
+    kept |= {id(buffer): buffer.cpu() for buffer in model.buffers()}
+    return copy.deepcopy(model, kept)
