@@ -118,7 +118,7 @@ def warning_s(config: DictConfig, run: Run | None) -> float | None:
     """Seconds that this run needs between a warning and its end, as its jobs so far have measured."""
     assert run is not None
     pace = measured(folder.events for folder in run.jobs() if folder.job == "train")
-    return pace and pace.needed()
+    return None if pace is None else pace.needed()
 
 
 def work(config: DictConfig, context: Context) -> str:

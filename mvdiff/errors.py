@@ -1,7 +1,11 @@
 """What goes wrong because of what was asked or given, as opposed to a bug."""
 
 
-class InputError(Exception):
+class Hopeless(Exception):
+    """What another attempt with the same input would meet again: a job that ends so does not start again by itself."""
+
+
+class InputError(Hopeless):
     """Wrong input, told in one line: what is wrong, where, and what mends it.
 
     The command line prints ``str(error)`` and exits with status 2; no traceback is shown for it.

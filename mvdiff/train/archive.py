@@ -9,8 +9,8 @@ from typing import Self
 
 from mvdiff.events import EventLog
 from mvdiff.train.checkpoint import CheckpointStore, Keep, SaveFailed, checkpoint_hash
-from mvdiff.train.pace import Pace
 from mvdiff.train.history import History
+from mvdiff.train.pace import Pace
 from mvdiff.train.record import Record
 from mvdiff.train.saver import Saver
 from mvdiff.train.settings import TrainSettings

@@ -89,8 +89,8 @@ class Journal:
         left = self._time_left()
         if math.isinf(left):
             return duration(needed)
-        limit = f"time limit in {duration(max(left, 0))}"
-        return f"{duration(needed)} ({limit}, then the job comes back)" if needed > left else f"{duration(needed)} ({limit})"
+        comes_back = ", then the job comes back" if needed > left else ""
+        return f"{duration(needed)} (time limit in {duration(max(left, 0))}{comes_back})"
 
 
 def read_losses(events: Path) -> dict[int, float]:

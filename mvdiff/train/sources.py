@@ -21,5 +21,5 @@ class Sources:
     @classmethod
     def open(cls, training: Path, validation: Path | None, prior: Path | None) -> Self:
         """From the shards at these places."""
-        validation, prior = (path and ShardDataset(path) for path in (validation, prior))
-        return cls(ShardDataset(training), validation, prior)
+        held_out = None if validation is None else ShardDataset(validation)
+        return cls(ShardDataset(training), held_out, None if prior is None else ShardDataset(prior))

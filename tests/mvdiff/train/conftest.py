@@ -52,15 +52,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def training_values() -> dict[str, Any]:
+    """Settings of a run of seconds, as a configuration holds them."""
+    values = yaml.safe_load((CONFIGS / "train" / "default.yaml").read_text())
+    values |= {"steps": 6, "batch": 4, "micro_batch": 4, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
+    values |= {"save_every": 100, "reference_view": "random", "condition_drop": 0.3, "fit_samples": 4}
+    values["validation"]["every"] = 0
+    return values
+
+
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., TrainSettings]:
-    """Settings of a run of seconds, with overrides; ``augment`` and ``validation`` may be given in part."""
+    """``training_values`` with overrides; ``augment`` and ``validation`` may be given in part."""
 
     def build(**overrides: Any) -> TrainSettings:
-        values = yaml.safe_load((CONFIGS / "train" / "default.yaml").read_text())
-        values |= {"steps": 6, "batch": 4, "micro_batch": 4, "learning_rate": 1e-3, "warmup_steps": 2, "log_every": 0}
-        values |= {"save_every": 100, "reference_view": "random", "condition_drop": 0.3, "fit_samples": 4}
-        values["validation"]["every"] = 0
+        values = training_values()
         for key, value in overrides.items():
             values[key] = values[key] | value if isinstance(value, dict) else value
         return TrainSettings.read(values)
@@ -87,7 +93,13 @@ class Run:
         self.prior: Path | None = None
         self.lines: list[str] = []
 
-    def train(self, settings: TrainSettings, stop_at: int | None = None, **options: Any) -> str:
+    def train(
+        self,
+        settings: TrainSettings,
+        stop_at: int | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> str:
         """Train; the stop flag goes up at the ``stop_at``-th time it is looked at (from 0)."""
         looks = iter(range(1 << 30))
         return train(
@@ -98,7 +110,7 @@ class Run:
             EventLog(self.events / "rank-0.jsonl"),
             self.lines.append,
             World(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=0),
-            lambda: next(looks) == stop_at,
+            should_stop or (lambda: next(looks) == stop_at),
             **options,
         )
 

@@ -17,6 +17,7 @@ from mvdiff.rig import rig
 from mvdiff.shard import Sample, ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash
 from mvdiff.train.fitness import needs_origin, refuse_unfit
+from mvdiff.train.sources import Sources
 from mvdiff.train.state import TrainingState
 from tests.mvdiff.model.conftest import smooth_picture
 from tests.mvdiff.model.published import write_zero123plus
@@ -217,9 +218,10 @@ def test_a_random_reference_needs_an_even_rig_in_a_tile(runs, plan):
     lopsided = {"name": "lopsided", "azimuth": [0, 50, 120, 180, 240, 300], "elevation": [0] * 6, "fov": 30,
                 "distance": 1.87}  # fmt: skip
     settings = replace(run.model_settings, rig=lopsided)
-    refuse_unfit(plan(reference_view="random"), run.model_settings)
+    sources = Sources.open(run.data, None, None)
+    refuse_unfit(plan(reference_view="random"), run.model_settings, sources)
     with pytest.raises(InputError, match=r"reference_view=random does not fit: lopsided"):
-        refuse_unfit(plan(reference_view="random"), settings)
+        refuse_unfit(plan(reference_view="random"), settings, sources)
 
 
 def test_only_what_a_checkpoint_lacks_is_asked_of_the_origin(runs, plan):

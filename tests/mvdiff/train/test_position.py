@@ -2,7 +2,7 @@ from mvdiff.train.checkpoint import CheckpointStore, Keep
 from mvdiff.train.history import History
 from mvdiff.train.position import Position, best_checkpoint, read_history, write_scores
 
-SCORES = {name: 0.5 for name in ("psnr", "ssim", "foreground_iou", "colour_shift", "silhouette")}
+SCORES = dict.fromkeys(("psnr", "ssim", "foreground_iou", "colour_shift", "silhouette"), 0.5)
 
 
 def scores(decibels):

@@ -1,7 +1,9 @@
 """What a run tells, refuses and survives."""
 
+import itertools
 import json
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from mvdiff.shard import ShardWriter
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, read_manifest
 from mvdiff.train.journal import read_losses
 from mvdiff.train.trainer import Diverged
-from tests.mvdiff.train.conftest import SIZE, make_sample
+from tests.mvdiff.train.conftest import SIZE, Run, make_sample
 
 
 def kinds(run):
@@ -189,3 +191,89 @@ def test_a_full_disk_never_costs_a_checkpoint_that_was_there(new_run, small_disk
     assert any("No space left" in line and "going on" in line for line in run.lines)
     assert run.train(settings(save_every=9, keep_last=1)) == "done"
     assert list(read_losses(run.events)) == list(range(6))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_what_was_then(run, another, settings):
+    """The save after step 2 is held up until step 3 is done."""
+    plan = settings(save_every=2, keep_last=9)
+    gone_on, saves = threading.Event(), itertools.count()
+    looks = itertools.count()
+
+    def hold_up(name):
+        if name == "begun" and next(saves) == 1:  # the first one is of step 0, before training
+            assert gone_on.wait(30)
+
+    def look():
+        if next(looks) == 3:
+            gone_on.set()
+        return False
+
+    assert run.train(plan, should_stop=look, on_boundary=hold_up) == "done"
+    another.train(plan)
+    for step in (2, 4, 6):
+        name = f"step-{step:08d}"
+        assert read_manifest(run.checkpoints / name) == read_manifest(another.checkpoints / name)
+    saving = next(event for event in read_events(run.events) if event["kind"] == "saving" and event["step"] == 2)
+    saved = next(event for event in read_events(run.events) if event["kind"] == "checkpoint" and event["step"] == 2)
+    assert saving["stalled"] < saved["seconds"]
+
+
+def test_a_run_stops_by_itself_when_just_enough_time_is_left_to_save(run, settings):
+    clock = iter([600.0] * 5 + [0.5] * 99)
+    assert run.train(settings(), time_left=lambda: next(clock)) == "stopped"
+    steps = CheckpointStore(run.checkpoints).steps()
+    assert 0 < steps[-1] < 6
+    assert any("time limit in 10m00s" in line for line in run.lines)
+    assert run.train(settings(), time_left=lambda: 3600.0) == "done"
+
+
+@pytest.fixture(scope="module")
+def saved_twice(tmp_path_factory, data, model_settings, settings):
+    """Checkpoints after steps 0 and 1."""
+    run = Run(tmp_path_factory.mktemp("saved"), data, model_settings)
+    run.train(settings(), stop_at=1)
+    return run
+
+
+def files_of(run, step):
+    checkpoint = run.checkpoints / f"step-{step:08d}"
+    return sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file())
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_falls_back_and_changes_no_bit(
+    saved_twice, new_run, settings
+):
+    files = files_of(saved_twice, 1)
+    assert len(files) > 10
+    [expected] = {read_losses_after(saved_twice, new_run("whole"), settings, None)}
+    for number, file in enumerate(files):
+        run = new_run(str(number))
+        assert read_losses_after(saved_twice, run, settings, file) == expected, file
+        assert any("step-00000001 is damaged" in line and "falling back to step-00000000" in line for line in run.lines)
+
+
+def read_losses_after(saved, run, settings, harmed):
+    """Losses of three steps that go on from a copy of ``saved`` in which a bit of the file ``harmed`` is flipped."""
+    shutil.copytree(saved.root, run.root)
+    if harmed is not None:
+        flip_a_bit(run.checkpoints / "step-00000001" / harmed)
+    assert run.train(settings(), stop_at=3 if harmed is None else 4) == "stopped"
+    return tuple(list(read_losses(run.events).values())[:4])
+
+
+def test_when_all_checkpoints_are_bad_nothing_is_deleted_and_one_line_says_so(saved_twice, new_run, settings):
+    run = new_run("bad")
+    shutil.copytree(saved_twice.root, run.root)
+    for step in (0, 1):
+        flip_a_bit(run.checkpoints / f"step-{step:08d}" / "training" / "weights.safetensors")
+    before = sorted(path for path in run.checkpoints.rglob("*"))
+    with pytest.raises(InputError, match=r"no checkpoint in .* is whole: step-00000001.*step-00000000") as caught:
+        run.train(settings())
+    assert "\n" not in str(caught.value) and "nothing was deleted" in str(caught.value)
+    assert sorted(path for path in run.checkpoints.rglob("*")) == before
