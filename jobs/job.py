@@ -1,5 +1,6 @@
 """What every job module offers, and what it is given when it runs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,8 +10,10 @@ from omegaconf import DictConfig
 
 from jobs import JOBS
 from jobs.runfolder import JobFolder, Run
+from mvdiff.errors import Hopeless
 from mvdiff.events import EventLog
 from slurm.place import Place
+from slurm.requeue import TRIES
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,23 @@ class Context:
     should_stop: Callable[[], bool]
     """Whether the queue has asked the job to stop."""
     events: EventLog | None
+    time_left: Callable[[], float] = lambda: math.inf
+    """Seconds until the job's time limit, infinite where there is none. The first call may ask the queue: in a job of
+    many ranks, one should call it for all."""
 
 
-class JobFailed(Exception):
+class JobFailed(Hopeless):
     """The work was done and its outcome is bad; one line says so, and the exit status is 1."""
 
 
 class Job(Protocol):
-    """A module ``jobs.NAME``."""
+    """A module ``jobs.NAME``.
+
+    Two more names may stand in it. ``warning_s(config, run) -> float | None`` tells how many seconds the job needs
+    between the queue's warning and its end, as its earlier jobs in this run have measured; None: not known.
+    ``COUNTS_STARTS = True`` says that ``work`` itself counts the starts of its job and ends one that gets nowhere by a
+    ``Hopeless`` error; without it a job may end unasked ``slurm.requeue.TRIES`` times.
+    """
 
     ARRAY: bool
     """Whether the job is an array of independent workers (else: one job whose tasks are ranks of one another)."""
@@ -57,6 +69,17 @@ class Job(Protocol):
 
     def figures(self, config: DictConfig, run: Run | None) -> dict[str, Any]:
         """What a finished job has to show, by name, most important first."""
+
+
+def warning_s(module: Job, config: DictConfig, run: Run | None) -> float | None:
+    """What the job ``module`` says that it needs between warning and end, in seconds; None where it says nothing."""
+    measured: Callable[[DictConfig, Run | None], float | None] | None = getattr(module, "warning_s", None)
+    return measured(config, run) if measured and run else None
+
+
+def tries(module: Job) -> int | None:
+    """How many unasked ends a job of ``module`` may have; None where it counts its starts itself."""
+    return None if getattr(module, "COUNTS_STARTS", False) else TRIES
 
 
 def job(name: str) -> Job:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
-from jobs.job import Context, Job, job
+from jobs.job import Context, Job, job, tries, warning_s
 from jobs.runfolder import JobFolder, Run, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
@@ -48,7 +48,11 @@ def launch(request: Request) -> int:
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
-    submitter = Submitter(cluster, f"{folder.run.name}-{request.name}", folder.logs, folder.code) if folder else None
+    submitter = None
+    if folder:
+        lead_s = cluster.lead_s(warning_s(module, config, run))
+        name = f"{folder.run.name}-{request.name}"
+        submitter = Submitter(cluster, name, folder.logs, folder.code, lead_s, tries(module))
     if submitter and (not request.dry_run or shutil.which("sbatch")):
         submitter.check(workers)
     module.check(config, run)

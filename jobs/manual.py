@@ -40,10 +40,9 @@ DESCRIPTIONS = {
     "train": "Trains on the shards of data= and publishes checkpoints in runs/NAME/checkpoints, in diffusers' folder "
     "layout. A job that is warned, preempted or out of time saves, returns to the queue and goes on where it was; the "
     "same command again continues or says that all is done.",
-    "generate": "Takes the best checkpoint of the run (the newest where there was no validation) and generates six views "
-    "for every sample of data= with "
-    "cluster.workers workers, which share the work by leases: workers may be killed, added or run twice. Results go to "
-    "runs/NAME/results, one set for each checkpoint, configuration and seed.",
+    "generate": "Takes the best checkpoint of the run (the newest where there was no validation) and generates six "
+    "views for every sample of data= with cluster.workers workers, which share the work by leases: workers may be "
+    "killed, added or run twice. Results go to runs/NAME/results, one set for each checkpoint, configuration and seed.",
     "evaluate": "Compares the run's results with the true views in data=, beside simple baselines, and writes "
     "runs/NAME/report/index.html and metrics.json.",
     "verify": "Reads every row of every shard below PATH and names each bad one. Exit status 1 if there is any.",

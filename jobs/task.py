@@ -11,14 +11,17 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from jobs.job import Context, JobFailed, job
+from jobs.job import Context, job, tries
 from jobs.runfolder import JobFolder, Run
-from mvdiff.errors import InputError
+from mvdiff.errors import Hopeless
 from mvdiff.events import EventLog
+from slurm.deadline import Deadline
 from slurm.errors import RequestError
 from slurm.place import here
-from slurm.requeue import come_back
+from slurm.requeue import come_back, give_up
 from slurm.stop import StopFlag
+from slurm.watchdog import Watchdog
+from slurm.words import BEGAN, Words
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -53,16 +56,28 @@ class Task:
         os.environ.update(QUIET)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
+        words = Words(folder.logs, place.job_id, place.restart)
+        words.say(BEGAN)
         events.write("task started", node=place.node, pid=os.getpid(), restart=place.restart, **who)
         module = job(folder.job)
         workers = config.cluster.workers if module.ARRAY else 1
-        context = Context(folder.run, folder, place, worker, workers, stop.is_set, events)
+        deadline = Deadline.of(place, 60 * config.cluster.time_min)
+
+        def overdue(reason: str) -> None:
+            events.write("task overdue", **who, reason=reason)
+            print(f"mvdiff {folder.job}: {reason}", file=sys.stderr, flush=True)
+
+        context = Context(folder.run, folder, place, worker, workers, stop.is_set, events, deadline.left)
+        if stop.is_set():
+            events.write("task stopped", **who, signal=stop.signal, seconds_since_signal=0.0)
+            come_back(place, folder.logs, stop.signal, wait=False)
         try:
-            outcome = module.work(config, context)
-        except (InputError, RequestError, JobFailed) as error:
+            with Watchdog(place, words, deadline, tries(module), overdue):
+                outcome = module.work(config, context)
+        except (Hopeless, RequestError) as error:
             events.write("task failed", **who, error=str(error))
             print(f"mvdiff {folder.job}: {error}", file=sys.stderr, flush=True)
-            sys.exit(1)
+            give_up(place, folder.logs, str(error))
         except Exception as error:
             events.write(
                 "task failed", **who, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
@@ -71,5 +86,5 @@ class Task:
         if outcome == "stopped":
             waited = round(time.monotonic() - stop.since, 3) if stop.since is not None else None
             events.write("task stopped", **who, signal=stop.signal, seconds_since_signal=waited)
-            come_back(place, folder.logs)
+            come_back(place, folder.logs, stop.signal)
         events.write("task finished", **who)

@@ -26,6 +26,7 @@ from mvdiff.train.sources import Sources
 from slurm.rendezvous import meet
 
 ARRAY = False
+COUNTS_STARTS = True
 
 
 def check(config: DictConfig, run: Run | None) -> None:

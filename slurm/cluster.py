@@ -1,5 +1,6 @@
 """What a job asks of a cluster: one settings object, the same for a laptop and for SLURM."""
 
+import math
 import re
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,10 @@ _LEAST = {
     "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "workers": 1, "cpus_per_task": 1, "memory_gb": 0.1,
     "time_min": 1, "signal_lead_s": 0,
 }  # fmt: skip
+
+LEAD_S = 180
+"""Seconds between warning and time limit of a job that nothing is known of."""
+_LONGEST_LEAD_S = 65535  # sbatch takes no more
 
 KINDS = ("here", "local", "slurm")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -34,8 +39,9 @@ class Cluster:
     """Memory of a node; null leaves it to the site."""
     time_min: int
     """Time limit in minutes."""
-    signal_lead_s: int
-    """How long before the time limit SLURM sends the warning signal, in seconds (it may come 60 s earlier)."""
+    signal_lead_s: int | None
+    """How long before the time limit the warning signal is sent, in seconds (SLURM may send it 60 s earlier); null: as
+    ``lead_s`` finds it."""
     partition: str | None
     account: str | None
     qos: str | None
@@ -52,6 +58,11 @@ class Cluster:
             value = getattr(self, name)
             if value is not None and not least <= value < 10**9:
                 raise RequestError(f"cluster.{name}={value} cannot be", f"give at least {least}")
+        if self.signal_lead_s is not None and self.signal_lead_s >= 60 * self.time_min:
+            raise RequestError(
+                f"cluster.signal_lead_s={self.signal_lead_s} is no less than the time limit of {self.time_min} min",
+                "give fewer seconds, more cluster.time_min, or null for an automatic one",
+            )
         if self.kind == "here" and self.tasks_per_node not in (None, 1):
             raise RequestError(f"cluster.tasks_per_node={self.tasks_per_node} needs processes", "use cluster=local")
         if self.kind != "slurm" and self.nodes > 1:
@@ -62,6 +73,17 @@ class Cluster:
             value = getattr(self, field.name)
             for text in value if isinstance(value, list) else [value]:
                 refuse_control_characters(f"cluster.{field.name}", text)
+
+    def lead_s(self, need_s: float | None) -> int:
+        """How long before the time limit the job is warned, in seconds.
+
+        Args:
+            need_s: what the job was seen to need between a warning and its end; None where that is not known.
+        """
+        if self.signal_lead_s is not None:
+            return self.signal_lead_s
+        wanted = LEAD_S if need_s is None else math.ceil(need_s)
+        return min(wanted, 60 * self.time_min // 3, _LONGEST_LEAD_S)
 
     @property
     def tasks(self) -> int:

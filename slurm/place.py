@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import submitit
 
+RESTART_COUNT = "MVDIFF_RESTART_COUNT"
+"""Set by the controller of a local job for its processes: how often the job was started before."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -22,7 +25,7 @@ class Place:
     address: str
     """An address of the job's first node that the other nodes reach without resolving names."""
     restart: int
-    """How often SLURM has started this job before; always 0 elsewhere."""
+    """How often this job was started before."""
 
     @property
     def first(self) -> bool:
@@ -43,5 +46,5 @@ def here() -> Place:
         local_rank=environment.local_rank,
         node=os.environ.get("SLURMD_NODENAME", os.uname().nodename),
         address=os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
-        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        restart=int(os.environ.get(RESTART_COUNT if environment.cluster == "local" else "SLURM_RESTART_COUNT", "0")),
     )

@@ -1,8 +1,11 @@
 """What the queue says of jobs, on clusters with and without accounting."""
 
+import calendar
 import math
+import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable
 
 from slurm.errors import RequestError
@@ -15,15 +18,19 @@ ENDED = frozenset(
 )  # fmt: skip
 """States after which a job does not run again by itself. UNKNOWN: the queue has forgotten the job."""
 
+_CLOCK = {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
+
 
 def run(*command: str, timeout_s: float = 30.0) -> str:
-    """Standard output of a SLURM command.
+    """Standard output of a SLURM command, with times in UTC.
 
     Raises:
         RequestError: the command is missing, fails or does not answer.
     """
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=os.environ | _CLOCK
+        )
     except FileNotFoundError:
         raise RequestError(
             f"{command[0]} is not on this machine's PATH", "run on a login node, or add cluster=local"
@@ -81,6 +88,14 @@ def seconds(written: str) -> float:
     for part in clock.split(":"):
         total = total * 60 + int(part)
     return total + 86400 * int(days or 0)
+
+
+def moment(written: str) -> float:
+    """A time as ``run`` has SLURM write it (``2026-11-24T15:44:49``) in seconds since 1970; infinite where unknown."""
+    try:
+        return calendar.timegm(time.strptime(written, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return math.inf
 
 
 def _accounted(job_ids: list[str]) -> dict[str, str]:

@@ -4,13 +4,11 @@ Every start gets a fresh port, and no node name has to resolve.
 """
 
 import json
-import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.errors import RequestError
 from slurm.place import Place
 
 
@@ -29,13 +27,13 @@ def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
     """Publish (rank 0) or wait for (the others) the meeting point of this start of the job.
 
     Raises:
-        RequestError: rank 0 published nothing within ``timeout_s``.
+        TimeoutError: rank 0 published nothing within ``timeout_s``; another start may do better.
     """
     path = folder / f"rendezvous-{place.job_id}-{place.restart}.json"
     if place.first:
         listener = socket.create_server((place.address, 0), backlog=place.world_size)
         port = listener.getsockname()[1]
-        entry = {"address": place.address, "port": port, "process": _identity(os.getpid())}
+        entry = {"address": place.address, "port": port}
         temporary = path.with_suffix(".part")
         temporary.write_text(json.dumps(entry))
         temporary.replace(path)
@@ -43,12 +41,12 @@ def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = _read(path)
-        if found and (place.kind == "slurm" or _is_running(found["process"])):
+        if found:
             return Rendezvous(found["address"], found["port"], None)
         time.sleep(0.05)
-    raise RequestError(
-        f"rank 0 of job {place.job_id} did not appear within {timeout_s:.0f} s",
-        f"look at its log in {folder} and check that the nodes share this folder",
+    raise TimeoutError(
+        f"rank 0 of job {place.job_id} did not appear within {timeout_s:.0f} s: "
+        f"look at its log in {folder} and check that the nodes share this folder"
     )
 
 
@@ -57,17 +55,3 @@ def _read(path: Path) -> dict | None:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-
-
-def _identity(pid: int) -> list:
-    """Process id and start time: ids are reused, the pair is not."""
-    status = Path(f"/proc/{pid}/stat").read_text()
-    return [pid, status.rpartition(")")[2].split()[19]]
-
-
-def _is_running(process: list) -> bool:
-    """On one machine a restarted job keeps its id, so an entry counts only while its writer lives."""
-    try:
-        return _identity(process[0]) == process
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -15,7 +15,9 @@ from submitit.slurm import slurm as submitit_slurm
 
 from slurm.cluster import Cluster, refuse_control_characters
 from slurm.errors import RequestError
+from slurm.local import LocalExecutor
 from slurm.queue import ENDED, job_states, partitions, run
+from slurm.requeue import TRIES
 
 TIMEOUTS_ALLOWED = 10_000
 """submitit ends a job after so many time limits; how often a job may come back is decided elsewhere."""
@@ -68,11 +70,11 @@ def states(submission: Submission) -> dict[str, State]:
 
 
 def _controller_runs(pid: str) -> bool:
-    """A local job's id is the process id of submitit's controller, which the kernel may have given away since."""
+    """A local job's id is the process id of its controller, which the kernel may have given away since."""
     try:
         process = Path(f"/proc/{pid}")
         zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        return not zombie and b"submitit.local._local" in (process / "cmdline").read_bytes()
+        return not zombie and b"slurm.local" in (process / "cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -85,14 +87,19 @@ class Submitter:
         name: the job's name in the queue.
         logs: existing folder for submitit's files; writable by its owner alone, since what lies there is executed.
         code: folder put before everything else on the jobs' import path.
+        lead_s: how long before the time limit the jobs are warned, in seconds.
+        tries: unasked ends that a job may have in all; None where its own work counts its starts.
     """
 
-    def __init__(self, cluster: Cluster, name: str, logs: Path, code: Path) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, logs: Path, code: Path, lead_s: int, tries: int | None = TRIES
+    ) -> None:
         for where, value in (("job name", name), ("log folder", str(logs)), ("code folder", str(code))):
             refuse_control_characters(where, value)
         if "%" in str(logs):
             raise RequestError(f"log folder {logs} has a % in it, which SLURM would expand", "choose another run name")
         self.cluster, self.name, self.logs, self.code = cluster, name, logs, code
+        self.lead_s, self.tries = lead_s, tries
 
     def script(self, workers: int | None) -> str:
         """The batch script that ``submit`` would hand to sbatch, or the command of a local job."""
@@ -150,24 +157,43 @@ class Submitter:
     def _python(self) -> str:
         """Start of a task's command line.
 
-        Warning signals are ignored until the job's own handlers stand: the default action would end a process that is
-        still importing. ``-P`` keeps the working directory off the import path, so that the snapshot runs and not
-        the checkout it was taken from. Thread counts are read when numpy is imported, which submitit does first; a
-        process with more threads than cores spends its time waiting for them.
+        Warning signals are held back until the job's own handlers stand: the default action would end a process that
+        is still importing, and an ignored signal would be lost. An ``env`` too old for that (coreutils before 8.31)
+        leaves the default action: such a job starts again. ``-P`` keeps the working directory off the import path, so
+        that the snapshot runs and not the checkout it was taken from. Thread counts are read when numpy is imported,
+        which submitit does first; a process with more threads than cores spends its time waiting for them.
         """
-        shell = ["sh", "-c", 'trap "" USR2 TERM; exec "$@"', "sh"]
+        held = "--block-signal=USR2,TERM"
+        shell = ["sh", "-c", f'env {held} true 2>/dev/null && exec env {held} "$@"; exec env "$@"', "sh"]
         threads = [f"{name}_NUM_THREADS={self.cluster.cpus_per_task}" for name in ("OMP", "MKL", "OPENBLAS")]
-        return shlex.join([*shell, "env", f"PYTHONPATH={self.code}", *threads, sys.executable, "-P"])
+        return shlex.join([*shell, f"PYTHONPATH={self.code}", *threads, sys.executable, "-P"])
+
+    @property
+    def _aftermath(self) -> list[str]:
+        """Lines before the step: however the script ends, the job's aftermath decides whether it comes back.
+
+        SIGTERM ends the shell at once, srun or not, and runs the trap; it may come more than once.
+        """
+        tries = [] if self.tries is None else [str(self.tries)]
+        program = [sys.executable, "-P", "-m", "slurm.aftermath", str(self.logs), *tries]
+        return [
+            "aftermath() {",
+            '  trap "" TERM USR2',
+            f'  [ "$ended" = 0 ] || {shlex.join(["env", f"PYTHONPATH={self.code}", *program])}',
+            '  exit "$ended"',
+            "}",
+            "ended=143",
+            "trap aftermath EXIT",
+        ]
 
     def _executor(self) -> submitit.Executor:
         if self.cluster.kind == "local":
-            local = submitit.LocalExecutor(self.logs, max_num_timeout=TIMEOUTS_ALLOWED, python=self._python)
+            local = LocalExecutor(self.logs, self._python, self.code, self.tries)
             local.update_parameters(
                 timeout_min=self.cluster.time_min,
                 tasks_per_node=self.cluster.tasks,
                 gpus_per_node=self.cluster.gpus_per_node,
-                signal_delay_s=self.cluster.signal_lead_s,
-                stderr_to_stdout=True,
+                signal_delay_s=self.lead_s,
             )
             return local
         executor = submitit.SlurmExecutor(self.logs, max_num_timeout=TIMEOUTS_ALLOWED, python=self._python)
@@ -182,7 +208,7 @@ class Submitter:
             "nodes": cluster.nodes,
             "ntasks_per_node": cluster.tasks,
             "cpus_per_task": cluster.cpus_per_task,
-            "signal_delay_s": cluster.signal_lead_s,
+            "signal_delay_s": self.lead_s,
             "partition": cluster.partition,
             "account": cluster.account,
             "qos": cluster.qos,
@@ -195,7 +221,8 @@ class Submitter:
             "array_parallelism": cluster.workers,
             "additional_parameters": {"requeue": True},
             # SLURM 22.05 and later do not hand --cpus-per-task on to srun.
-            "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_task}"],
+            "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_task}", *self._aftermath],
+            "teardown": ["ended=$?", ""],
             "srun_args": ["--kill-on-bad-exit=1"],
         }
         return parameters

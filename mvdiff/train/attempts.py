@@ -41,6 +41,8 @@ def _in_vain(events: Iterable[dict[str, Any]]) -> list[str]:
             starts = []
         elif kind == "task stopped" and starts:
             starts[-1] = f"stopped by {event['signal']} before it could save" if event["signal"] else "stopped"
+        elif kind == "task overdue" and starts:
+            starts[-1] = event["reason"]
         elif kind == "task failed" and starts and starts[-1] == "killed without a word":
             starts[-1] = event["error"]
     under_way = 1

@@ -152,9 +152,7 @@ class TrainSettings:
             if getattr(self, name) not in choices:
                 raise InputError(f"train.{name}={getattr(self, name)}", f"choose one of {', '.join(choices)}")
         if (self.steps is None) == (self.epochs is None):
-            raise InputError(
-                f"train.steps={self.steps} and train.epochs={self.epochs}", "give one of them, and null for the other"
-            )
+            raise InputError(f"train.steps={self.steps} and train.epochs={self.epochs}", "set one of them to null")
         _whole(self, "", ("steps",) if self.steps is not None else (), 1)
         _whole(self, "", ("fit_samples", "batch", "micro_batch", "threads", "save_every", "keep_last"), 1)
         _whole(self, "", ("readers", "ahead", "lora_rank", "lora_alpha"), 1)

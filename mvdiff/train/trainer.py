@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvdiff.errors import InputError
+from mvdiff.errors import Hopeless, InputError
 from mvdiff.events import EventLog
 from mvdiff.model.build import create
 from mvdiff.model.settings import ModelSettings
@@ -47,7 +47,7 @@ _SPARE_SHARE = 1 / 6
 """Of a short time limit, at most this share is kept to spare."""
 
 
-class Diverged(Exception):
+class Diverged(Hopeless):
     """The loss or its gradients are no longer finite; the last good checkpoint is as it was."""
 
 
@@ -122,7 +122,8 @@ class Trainer:
         self.store, self.events, self.log, self.group, self.time_left = store, events, log, group, time_left
         self.batches = Batches(sources, settings)
         self.pace = Pace()
-        self.spare = min(MINUTE, _SPARE_SHARE * time_left())
+        # rank 0 looks at the clock for all: the first look may ask the queue
+        self.spare = min(MINUTE, _SPARE_SHARE * time_left()) if group.rank == 0 else 0.0
         self.archive: Archive | None = None
         """On rank 0."""
         self.loss: float | None = None
@@ -157,7 +158,8 @@ class Trainer:
         validation = self._validation()
 
         def stopping() -> bool:
-            return should_stop() or self.time_left() < self.pace.needed(self.spare)
+            late = self.group.rank == 0 and self.time_left() < self.pace.needed(self.spare)
+            return should_stop() or late
 
         begun = position.step
         self.journal.start()

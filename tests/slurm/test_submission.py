@@ -1,7 +1,9 @@
 """What reaches the queue, seen without one: batch scripts, hostile values, local jobs."""
 
 import dataclasses
+import functools
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -27,7 +29,7 @@ def cluster(**changes) -> Cluster:
         cpus_per_task=8,
         memory_gb=None,
         time_min=1440,
-        signal_lead_s=180,
+        signal_lead_s=None,
         partition=None,
         account=None,
         qos=None,
@@ -39,7 +41,8 @@ def cluster(**changes) -> Cluster:
 
 
 def script(tmp_path: Path, workers: int | None, **changes) -> str:
-    text = Submitter(cluster(**changes), "mice-train", tmp_path / "logs", tmp_path / "code").script(workers)
+    tries = None if workers is None else 3
+    text = Submitter(cluster(**changes), "mice-train", tmp_path / "logs", tmp_path / "code", 180, tries).script(workers)
     return text.replace(str(tmp_path), "RUN").replace(sys.executable, "PYTHON")
 
 
@@ -69,7 +72,7 @@ def test_control_character_in_a_setup_line_or_the_job_name_is_refused(tmp_path):
     with pytest.raises(RequestError, match="control character"):
         cluster(setup=["module load x", "a\nb"])
     with pytest.raises(RequestError, match="job name"):
-        Submitter(cluster(), "a\nb", tmp_path, tmp_path)
+        Submitter(cluster(), "a\nb", tmp_path, tmp_path, 180)
 
 
 HOSTILE = ["$(touch hit)", "`touch hit`", "'; touch hit; '", '"; touch hit; "', "a b", "#", "$HOME", "ü|&;<>*?~"]
@@ -84,7 +87,7 @@ def test_hostile_names_are_only_words_when_the_script_runs(tmp_path, name):
     (bin_ / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$SEEN"\n')
     (bin_ / "srun").chmod(0o755)
     one = cluster(partition=name, account=name, exclude=name, constraint=name, qos=name)
-    text = Submitter(one, name, logs, logs / "code").script(None)
+    text = Submitter(one, name, logs, logs / "code", 180).script(None)
     (tmp_path / "job.sh").write_text(text)
     seen = tmp_path / "seen"
     environment = os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}", "SEEN": str(seen)}
@@ -95,9 +98,29 @@ def test_hostile_names_are_only_words_when_the_script_runs(tmp_path, name):
     assert f"PYTHONPATH={logs / 'code'}" in words
 
 
+SHOW = "import signal, sys; print(*sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), *sys.argv[1:])"
+
+
+@pytest.mark.parametrize(("old_env", "shown"), [(False, "12 15 a b\n"), (True, "a b\n")])
+def test_warnings_are_held_back_until_python_wants_them(tmp_path, old_env, shown):
+    """With an ``env`` that cannot do so the command runs all the same."""
+    if old_env:
+        (tmp_path / "env").write_text('#!/bin/sh\ncase "$1" in -*) exit 125;; esac\nexec /usr/bin/env "$@"\n')
+        (tmp_path / "env").chmod(0o755)
+    command = Submitter(cluster(), "x", tmp_path, tmp_path, 60)._python
+    answer = subprocess.run(
+        ["sh", "-c", f"{command} -c '{SHOW}' 'a b'"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == shown
+
+
 def test_a_percent_sign_that_slurm_would_expand_is_refused(tmp_path):
     with pytest.raises(RequestError, match="%"):
-        Submitter(cluster(), "x", tmp_path / "a%jb", tmp_path)
+        Submitter(cluster(), "x", tmp_path / "a%jb", tmp_path, 180)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +130,21 @@ def test_a_percent_sign_that_slurm_would_expand_is_refused(tmp_path):
         ({"nodes": 0}, "cluster.nodes=0"),
         ({"workers": 0}, "cluster.workers=0"),
         ({"kind": "local"}, "add cluster=slurm"),
+        ({"signal_lead_s": 600, "time_min": 10}, "cluster.signal_lead_s=600 is no less than the time limit of 10 min"),
     ],
 )
 def test_impossible_requests_are_refused(changes, says):
     with pytest.raises(RequestError, match=says):
         cluster(**changes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "need", "time_min", "lead"),
+    [(None, None, 1440, 180), (None, 45.2, 1440, 46), (None, None, 5, 100), (None, 1000.0, 10, 200), (7, 900.0, 10, 7),
+     (None, 1e6, 10**6, 65535)],
+)  # fmt: skip
+def test_the_lead_is_what_was_asked_or_measured_and_a_third_at_most(asked, need, time_min, lead):
+    assert cluster(signal_lead_s=asked, time_min=time_min).lead_s(need) == lead
 
 
 def test_one_task_a_gpu_unless_said_otherwise():
@@ -147,7 +180,7 @@ JOB = """
             while starts == 0 and not stop.is_set() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if stop.is_set():
-                come_back(place, Path(self.folder))
+                come_back(place, Path(self.folder), stop.signal)
 """
 
 
@@ -179,14 +212,40 @@ def starts(logs: Path, rank: int) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+LOCAL = cluster(kind="local", nodes=1, gpus_per_node=0, tasks_per_node=2, time_min=10, cpus_per_task=1)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_local_job_comes_back_when_a_rank_is_killed(probe, victim):
+    call, logs, code = probe
+    submission = Submitter(LOCAL, "probe", logs, code, 60).submit(call, None)
+    until(lambda: len(starts(logs, 0)) == 1 and len(starts(logs, 1)) == 1)
+    os.kill(int(starts(logs, victim)[0].split(":")[0]), signal.SIGKILL)
+    until(lambda: all(state.ended for state in states(submission).values()))
+    assert [len(starts(logs, rank)) for rank in (0, 1)] == [2, 2]
+    assert (logs / f"unasked-{submission.job_ids[0]}-0").exists()
+
+
+@pytest.mark.parametrize(("tries", "expected"), [(2, 2), (8, 3)])
+def test_local_job_that_only_fails_has_its_tries(tmp_path, tries, expected):
+    one = dataclasses.replace(LOCAL, tasks_per_node=1)
+    submission = Submitter(one, "probe", tmp_path, tmp_path, 60, tries).submit(
+        functools.partial(os.stat, "/does/not/exist"), None
+    )
+    until(lambda: all(state.ended for state in states(submission).values()))
+    assert len(list(tmp_path.glob("unasked-*"))) == expected
+    assert (
+        f"ended {'unasked ' if tries == 2 else ''}{expected} times" in submission.log(submission.job_ids[0]).read_text()
+    )
+
+
 def test_local_job_comes_back_after_the_signal(probe):
     call, logs, code = probe
-    local = cluster(kind="local", nodes=1, gpus_per_node=0, tasks_per_node=2, time_min=10, cpus_per_task=1)
-    submission = Submitter(local, "probe", logs, code).submit(call, None)
+    submission = Submitter(LOCAL, "probe", logs, code, 60).submit(call, None)
     until(lambda: len(starts(logs, 0)) == 1 and len(starts(logs, 1)) == 1)
     assert [state.word for state in states(submission).values()] == ["RUNNING"]
     for rank in (0, 1):
-        os.kill(int(starts(logs, rank)[0].split(":")[0]), 12)
+        os.kill(int(starts(logs, rank)[0].split(":")[0]), signal.SIGUSR2)
     until(lambda: all(state.ended for state in states(submission).values()))
     first, second = zip(*(starts(logs, rank) for rank in (0, 1)), strict=True)
     for attempt in (first, second):

@@ -17,7 +17,18 @@
 
 # setup
 export SRUN_CPUS_PER_TASK=8
+aftermath() {
+  trap "" TERM USR2
+  [ "$ended" = 0 ] || env PYTHONPATH=RUN/code PYTHON -P -m slurm.aftermath RUN/logs
+  exit "$ended"
+}
+ended=143
+trap aftermath EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUN/logs/%j_%t_log.out --kill-on-bad-exit=1 sh -c 'trap "" USR2 TERM; exec "$@"' sh env PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 PYTHON -P -u -m submitit.core._submit RUN/logs
+srun --unbuffered --output RUN/logs/%j_%t_log.out --kill-on-bad-exit=1 sh -c 'env --block-signal=USR2,TERM true 2>/dev/null && exec env --block-signal=USR2,TERM "$@"; exec env "$@"' sh PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 PYTHON -P -u -m submitit.core._submit RUN/logs
+
+
+# teardown
+ended=$?
