@@ -75,7 +75,8 @@ def squared_errors(a: Views, b: Views, where: Masks | None = None) -> tuple[PerV
     total, count = np.zeros(len(a)), np.zeros(len(a))
     for k in range(len(a)):
         here = slice(None) if where is None else where[k]
-        difference = (a[k][here].astype(np.int32) - b[k][here]).ravel()
+        # in float64 the sum is exact; int32 overflows where a whole picture of 320 pixels is wrong
+        difference = a[k][here].astype(np.float64).ravel() - b[k][here].ravel()
         total[k], count[k] = difference @ difference, difference.size
     return total, count
 

@@ -10,8 +10,8 @@ from jobs.cli import main
 from mvdiff import MultiViewPipeline, ResultStore, ShardDataset
 from tests.mvdiff.model.published import write_zero123plus
 
-SMALL = ["model.size=64", "model.condition_size=64", "train=finetune", "train.steps=2", "train.epochs=null", "train.batch=2",
-         "train.micro_batch=1", 'train.mixed_precision="no"', "cluster.tasks_per_node=1"]  # fmt: skip
+SMALL = ["model.size=64", "model.condition_size=64", "train=finetune", "train.steps=2", "train.epochs=null",
+         "train.batch=2", "train.micro_batch=1", 'train.mixed_precision="no"', "cluster.tasks_per_node=1"]  # fmt: skip
 
 
 @pytest.fixture

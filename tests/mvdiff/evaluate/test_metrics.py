@@ -104,3 +104,11 @@ def test_the_reference_view_is_left_out_of_the_novel_figures(bodies):
     assert figures["foreground_iou"].all_views == pytest.approx(5 / 6)
     assert figures["psnr"].novel_views == pytest.approx(BEST_PSNR)
     assert figures["psnr"].all_views < 40
+
+
+def test_a_picture_that_is_all_wrong_scores_nothing():
+    """Its squared errors sum to more than 2^31."""
+    white, black = np.full((6, 320, 320, 3), 255, np.uint8), np.zeros((6, 320, 320, 3), np.uint8)
+    total, count = squared_errors(white, black)
+    assert total.tolist() == [255.0**2 * 320 * 320 * 3] * 6
+    assert psnr(total, count).tolist() == [0.0] * 6

@@ -19,8 +19,8 @@ from tests.mvdiff.train.conftest import Run, training_values
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 STEPS = 30
 TOLERANCE = 1e-4
-"""Relative, a step. With other vector instructions the curves move by 2e-6; a changed draw, weight or learning rate moves
-them by several per cent."""
+"""Relative, a step. With other vector instructions the curves move by 2e-6; a changed draw, weight or learning rate
+moves them by several per cent."""
 
 RECIPES = {
     "plain": {},
