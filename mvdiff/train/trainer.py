@@ -170,7 +170,10 @@ class Trainer:
                 self.archive.look()
             best = False
             if validation is not None and position.validation_is_due(settings):
-                trial = validation.run(stopping)
+                try:
+                    trial = validation.run(stopping)
+                except FloatingPointError as error:
+                    raise Diverged(f"{error} at step {position.step}: lower train.learning_rate") from error
                 if trial is None:
                     return self._stop()
                 best = self._tried(trial)

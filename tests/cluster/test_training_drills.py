@@ -20,7 +20,7 @@ from tests.cluster.lab import LOW, SMALL, Training, newest, state, take_the_clus
 pytestmark = pytest.mark.cluster
 
 INTERVAL = 10
-STEPS = 300
+STEPS = 240
 WORLD = 4
 STRIKES = int(os.environ.get("MVDIFF_STRIKES", "20"))
 MINUTE = ["cluster.time_min=1", "cluster.signal_lead_s=5"]
@@ -158,6 +158,7 @@ def tell(name: str, job: Training, storm: Storm | None = None) -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.xdist_group("storm")
 def test_a_storm_of_signals_and_preemptions_leaves_no_trace(cluster, submit, calm):
     expected = calm()
     job = submit("stormy")
@@ -171,6 +172,7 @@ def test_a_storm_of_signals_and_preemptions_leaves_no_trace(cluster, submit, cal
     assert_same(job, expected)
 
 
+@pytest.mark.xdist_group("storm")
 def test_a_crashed_node_costs_at_most_one_interval(cluster, submit, calm):
     expected = calm()
     job = submit("crashed")
@@ -186,6 +188,7 @@ def test_a_crashed_node_costs_at_most_one_interval(cluster, submit, calm):
     assert sum(redone(job)) <= INTERVAL
 
 
+@pytest.mark.xdist_group("cluster")
 def test_with_accounting_too(accounting_cluster, submit, calm):
     """A signal, a preemption, a crashed node and a rank's death, within time limits of a minute."""
     expected = calm()
@@ -208,6 +211,7 @@ def test_with_accounting_too(accounting_cluster, submit, calm):
     assert_same(job, expected)
 
 
+@pytest.mark.xdist_group("storm")
 def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, submit, calm):
     expected = calm()
     job = submit("bereaved")
@@ -220,6 +224,7 @@ def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, 
     assert 0 <= sum(redone(job)) <= INTERVAL
 
 
+@pytest.mark.xdist_group("cluster")
 def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
     """A minute is the shortest limit there is."""
     job = submit("limited", "train.steps=100000", "train.validation.every=0", *MINUTE)
@@ -235,6 +240,7 @@ def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
     job.cancel()
 
 
+@pytest.mark.xdist_group("storm")
 def test_another_world_size_at_every_restart(cluster, submit, calm):
     """4, then 2, then 1 ranks: the losses are those of 4 throughout, but for rounding."""
     expected = calm()
@@ -253,6 +259,7 @@ def test_another_world_size_at_every_restart(cluster, submit, calm):
     assert list(losses.values()) == pytest.approx(list(theirs.values()), rel=1e-5)
 
 
+@pytest.mark.xdist_group("cluster")
 def test_three_starts_in_vain_end_the_run_with_the_reason(cluster, submit):
     """Warned in the middle of start-up, every time."""
     job = submit("futile")
