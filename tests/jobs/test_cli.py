@@ -137,3 +137,16 @@ def test_a_site_of_ones_own_lies_in_the_working_directory(tmp_path, monkeypatch)
 def test_data_may_name_a_file_of_its_group():
     with pytest.raises(InputError, match="data is not set"):
         composed("train", ["run=x", "data=default"])
+
+
+def test_an_experiment_sets_everything_and_gives_way_to_what_is_said():
+    whole = composed("train", ["experiment=mouse_6x", "cluster=slurm", "cluster.nodes=2", "cluster.gpus_per_node=8"])
+    assert (whole.run, whole.model.name, whole.train.batch, whole.train.epochs) == (
+        "mouse_6x",
+        "zero123plus-v1.2",
+        64,
+        4,
+    )
+    assert whole.train.steps is None and whole.train.readers == whole.cluster.cpus_per_task
+    said = composed("train", ["experiment=mouse_6x", "run=mine", "data=elsewhere", "train.batch=32"])
+    assert (said.run, said.data.path, said.train.batch, said.train.epochs) == ("mine", "elsewhere", 32, 4)
