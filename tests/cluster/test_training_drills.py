@@ -17,14 +17,12 @@ from mvdiff.train.journal import read_losses
 from mvdiff.train.position import read_history
 from tests.cluster.lab import LOW, SMALL, Training, newest, state, take_the_cluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 INTERVAL = 10
 STEPS = 240
 WORLD = 4
 STRIKES = int(os.environ.get("MVDIFF_STRIKES", "20"))
-MINUTE = ["cluster.time_min=1", "cluster.signal_lead_s=5"]
-"""SLURM warns up to a minute early, so the lead that would be asked for leaves nothing of a limit of one minute."""
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +63,7 @@ def calm(submit):
     def run(*more: str) -> Training:
         if more not in CALM:
             job = submit("calm", *more)
-            job.wait(job.ended, 300)
+            job.wait(job.ended, 600)
             CALM[more] = job
         return CALM[more]
 
@@ -99,7 +97,7 @@ def redone(job: Training) -> list[int]:
 class Storm:
     """Interruptions drawn from a seed: what happens, and when."""
 
-    WAYS = ("warn all", "warn one", "terminate one", "warn twice", "preempt")
+    WAYS = ("warn all", "warn one", "terminate one", "warn twice")
     MOMENTS = ("start-up", "steps", "save", "validation")
 
     def __init__(self, seed: int) -> None:
@@ -115,7 +113,7 @@ class Storm:
         if self._early > 2:
             moment, self._early = "steps", 0
         self._await(moment, job)
-        way = self._chance.choice(self.WAYS)
+        way = "preempt" if len(self.log) % 4 == 3 else self._chance.choice(self.WAYS)
         starts, victim = job.starts(), self._chance.randrange(WORLD)
         if way == "warn all":
             job.signal_step("USR2")
@@ -129,7 +127,7 @@ class Storm:
         else:
             take_the_cluster()
         self.log.append({"moment": moment, "way": way, "time": time.time()})
-        job.wait(lambda: job.starts() > starts or job.ended(), 120)
+        job.wait(lambda: job.starts() > starts or job.ended(), 240)
         assert job.starts() > starts, f"it did not come back after {self.log}"
 
     def _await(self, moment: str, job: Training) -> None:
@@ -157,7 +155,6 @@ def tell(name: str, job: Training, storm: Storm | None = None) -> None:
         Path(folder, f"{name}.json").write_text(json.dumps(content))
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.xdist_group("storm")
 def test_a_storm_of_signals_and_preemptions_leaves_no_trace(cluster, submit, calm):
     expected = calm()
@@ -166,7 +163,7 @@ def test_a_storm_of_signals_and_preemptions_leaves_no_trace(cluster, submit, cal
     job.wait(lambda: job.starts() == 1)
     for _ in range(STRIKES):
         storm.strike(job)
-    job.wait(job.ended, 300)
+    job.wait(job.ended, 600)
     tell("storm", job, storm)
     assert job.starts() == STRIKES + 1
     assert_same(job, expected)
@@ -179,9 +176,9 @@ def test_a_crashed_node_costs_at_most_one_interval(cluster, submit, calm):
     job.wait_for_steps(INTERVAL + 5)
     node = next(e["node"] for e in job.events() if e["kind"] == "task started" and e["rank"] == WORLD - 1)
     cluster.crash_node(node)
-    job.wait(lambda: job.starts() == 2, 120)
+    job.wait(lambda: job.starts() == 2, 240)
     cluster.recover_node(node)
-    job.wait(job.ended, 300)
+    job.wait(job.ended, 600)
     tell("crash", job)
     assert node not in {e["node"] for e in job.since_start() if e["kind"] == "task started"}
     assert_same(job, expected)
@@ -190,24 +187,24 @@ def test_a_crashed_node_costs_at_most_one_interval(cluster, submit, calm):
 
 @pytest.mark.xdist_group("cluster")
 def test_with_accounting_too(accounting_cluster, submit, calm):
-    """A signal, a preemption, a crashed node and a rank's death, within time limits of a minute."""
+    """A signal, a preemption, a crashed node and a rank's death, one after the other."""
     expected = calm()
-    job = submit("accounted", *MINUTE)
+    job = submit("accounted")
     job.wait_for_steps(5)
     job.signal_step("USR2")
-    job.wait(lambda: job.starts() == 2, 120)
+    job.wait(lambda: job.starts() == 2, 240)
     job.wait_for_steps(5)
     take_the_cluster()
-    job.wait(lambda: job.starts() == 3, 120)
+    job.wait(lambda: job.starts() == 3, 240)
     job.wait_for_steps(INTERVAL)
     accounting_cluster.crash_node("n2")
     accounting_cluster.recover_node("n2")
-    job.wait(lambda: job.starts() == 4, 120)
+    job.wait(lambda: job.starts() == 4, 240)
     job.wait_for_steps(5)
     job.kill(1, signal.SIGKILL)
-    job.wait(job.ended, 300)
+    job.wait(job.ended, 600)
     tell("accounted", job)
-    assert job.starts() >= 5
+    assert job.starts() == 5
     assert_same(job, expected)
 
 
@@ -217,8 +214,8 @@ def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, 
     job = submit("bereaved")
     job.wait_for_steps(INTERVAL + 5)
     job.kill(0, signal.SIGKILL)
-    job.wait(lambda: job.starts() == 2, 120)
-    job.wait(job.ended, 300)
+    job.wait(lambda: job.starts() == 2, 240)
+    job.wait(job.ended, 600)
     tell("death", job)
     assert_same(job, expected)
     assert 0 <= sum(redone(job)) <= INTERVAL
@@ -226,8 +223,11 @@ def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, 
 
 @pytest.mark.xdist_group("cluster")
 def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
-    """A minute is the shortest limit there is."""
-    job = submit("limited", "train.steps=100000", "train.validation.every=0", *MINUTE)
+    """A minute is the shortest limit there is; SLURM warns up to a minute early, so little may be asked for."""
+    job = submit(
+        "limited", "train.steps=100000", "train.validation.every=0", "cluster.gpus_per_node=1", "cluster.time_min=1",
+        "cluster.signal_lead_s=5",
+    )  # fmt: skip
     job.wait(lambda: job.starts() == 4, 400)
     job.wait_for_steps(1)
     tell("limit", job)
@@ -249,7 +249,7 @@ def test_another_world_size_at_every_restart(cluster, submit, calm):
         job.wait_for_steps(25)
         job.cancel()
     job = submit("elastic", "cluster.nodes=1", "cluster.gpus_per_node=1")
-    job.wait(job.ended, 300)
+    job.wait(job.ended, 600)
     assert state(job.job_id) == "COMPLETED"
     losses: dict[int, float] = {}
     for folder in job.run.jobs():
