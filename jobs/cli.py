@@ -52,6 +52,8 @@ def _told(words: list[str]) -> int:
         return _run(words)
     except (InputError, RequestError) as error:
         told = str(error)
+    except UnicodeEncodeError as error:
+        told = f"{error.object!r} is not UTF-8: give the path another name"
     except OSError as error:
         told = f"{error.filename or 'a file'}: {error.strerror or error}: mend that and start again"
     except KeyboardInterrupt:

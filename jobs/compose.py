@@ -105,11 +105,18 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
     literals: dict[str, str | None] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        if key == "experiment" and value != "null":
+            # Hydra passes over an optional choice that is not there
+            there = choices(key) + [path.stem for path in (Path.cwd() / "configs" / key).glob("*.yaml")]
+            if value not in there:
+                raise InputError(f"experiment={value} does not exist", f"choose experiment= from {', '.join(there)}")
         if not equals and not word.startswith("~"):
             raise InputError(f"{word!r} is not an override", "write key=value")
         if key == "data" and value not in choices("data"):
             key = "data.path"
         if key in LITERAL:
+            if not value:
+                raise InputError(f"{key}= is empty", "give a path, or leave it out")
             if "${" in value:
                 raise InputError(
                     f"{key}={value} contains ${{, which configurations expand", "give the path another name"

@@ -88,6 +88,7 @@ def work(config: DictConfig, context: Context) -> str:
 
     assert context.run and context.events
     torch.set_num_threads(config.cluster.cpus_per_task)
+    print(f"views by {config.checkpoint}", flush=True)
     pipeline = MultiViewPipeline.from_pretrained(
         Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu", config.generate.mixed_precision
     )
@@ -123,7 +124,12 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
     if now.samples and not now.done:
         why = next(iter(now.reasons.values()), "")
         raise JobFailed(f"all of {now.samples} samples are quarantined, the last with: {why}")
-    return {"results": str(folder), "samples": now.done, "quarantined": now.quarantined}
+    return {
+        "checkpoint": config.checkpoint,
+        "results": str(folder),
+        "samples": now.done,
+        "quarantined": now.quarantined,
+    }
 
 
 def _checkpoint(config: DictConfig, run: Run) -> Path:
@@ -131,7 +137,7 @@ def _checkpoint(config: DictConfig, run: Run) -> Path:
         config.checkpoint = str(_of_run(config.checkpoint, run))
     path = Path(config.checkpoint).expanduser().absolute()
     if not path.is_dir():
-        raise InputError(f"checkpoint {path} does not exist", "give the folder of a checkpoint")
+        raise InputError(f"checkpoint {path} does not exist", "give best, newest, or the folder of a checkpoint")
     problems = verify(path)
     if problems:
         raise InputError(

@@ -154,9 +154,12 @@ class JobFolder:
         write_json(self.path / "submission.json", submission.to_json())
 
     def submission(self) -> Submission | None:
-        """What the queue answered; None if the job never got that far."""
+        """What the queue answered; None if the job never got that far, or it is damaged."""
         path = self.path / "submission.json"
-        return Submission(**json.loads(path.read_text())) if path.exists() else None
+        try:
+            return Submission(**json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def is_alive(self) -> bool:
         """Whether any of the jobs submitted from here may still run."""

@@ -9,6 +9,7 @@ from jobs.runfolder import JobFolder, Run
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
 from mvdiff.train.status import status as training_status
+from slurm.errors import RequestError
 from slurm.submission import states
 
 HELP = """\
@@ -61,4 +62,7 @@ def _queue(folder: JobFolder) -> dict[str, str]:
     submission = folder.submission()
     if submission is None:
         return {}
-    return {id_: state.word for id_, state in states(submission).items()}
+    try:
+        return {id_: state.word for id_, state in states(submission).items()}
+    except RequestError:
+        return dict.fromkeys(submission.job_ids, "UNKNOWN (the queue does not answer)")

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
@@ -75,8 +76,10 @@ class Task:
             with Watchdog(place, words, deadline, tries(module), overdue):
                 outcome = module.work(config, context)
         except (Hopeless, RequestError) as error:
-            events.write("task failed", **who, error=str(error))
-            print(f"mvdiff {folder.job}: {error}", file=sys.stderr, flush=True)
+            # a full disk must not keep the last word back
+            with suppress(OSError):
+                events.write("task failed", **who, error=str(error))
+                print(f"mvdiff {folder.job}: {error}", file=sys.stderr, flush=True)
             give_up(place, folder.logs, str(error))
         except Exception as error:
             events.write(

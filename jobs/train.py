@@ -62,11 +62,11 @@ def check(config: DictConfig, run: Run | None) -> None:
 
 def _checked_sources(config: DictConfig, run: Run, training: TrainSettings) -> Sources:
     """The data sets, every row of them read; their paths in ``config`` become absolute."""
-    check_shards(config.data)
-    if all((Path(config.data.path) / split).is_dir() for split in ("train", "heldout")):
+    index = check_shards(config.data)
+    if {"train", "heldout"} <= {shard.parent.name for shard in index.shards}:
         raise InputError(
             f"{config.data.path} holds the held-out samples too, which would be trained on",
-            f"give data={config.data.path}/train",
+            "give data= the folder shards/train alone",
         )
     heldout = run.shards / "heldout"
     if config.validation is None and training.validation.every and heldout.is_dir():
@@ -78,13 +78,15 @@ def _checked_sources(config: DictConfig, run: Run, training: TrainSettings) -> S
             config[key] = of_data.path
     sources = _sources(config)
     if sources.validation is not None:
-        shared = sorted(set(sources.validation.recordings) & set(sources.training.recordings))
-        if shared:
-            raise InputError(
-                f"recording {shared[0]} is in {config.validation} and in {config.data.path}: "
-                "validation would praise what was learnt by heart",
-                "give validation= shards of other recordings, or train.validation.every=0",
-            )
+        held_out = set(sources.validation.recordings)
+        for path, learnt in ((config.data.path, sources.training), (config.prior, sources.prior)):
+            shared = sorted(held_out & set(learnt.recordings)) if learnt is not None else []
+            if shared:
+                raise InputError(
+                    f"recording {shared[0]} is in {config.validation} and in {path}: "
+                    "validation would praise what was learnt by heart",
+                    "give validation= shards of other recordings, or train.validation.every=0",
+                )
     return sources
 
 
@@ -108,7 +110,7 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
         return None
     training = settings(TrainSettings, config.train, "train").sized(len(ShardDataset(Path(config.data.path))))
     step = step_of(newest)
-    position = Position(step, read_history(run.validation, step))
+    position = Position(step, read_history(newest, run.validation))
     if config.validation is not None and position.validation_is_due(training):
         return None
     reason = position.ended(training)
@@ -124,13 +126,15 @@ def warning_s(config: DictConfig, run: Run | None) -> float | None:
 
 def work(config: DictConfig, context: Context) -> str:
     """One rank of the training job."""
-    from mvdiff.train.trainer import Folders, train
-    from mvdiff.train.world import World
-
     assert context.run and context.folder and context.events
     place, run = context.place, context.run
     if place.first:
+        # before torch: a node on which it cannot be imported must not try for ever
         refuse_futile(read_events(context.folder.events))
+
+    from mvdiff.train.trainer import Folders, train
+    from mvdiff.train.world import World
+
     met = meet(context.folder.logs, place)
     return train(
         settings(TrainSettings, config.train, "train"),

@@ -39,12 +39,16 @@ class EventLog:
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every whole event of every log in ``folder``, file by file; torn lines are passed over."""
+    """Every whole event of every log in ``folder``, file by file; what is no event is passed over."""
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(event, dict):
+            if (
+                isinstance(event, dict)
+                and isinstance(event.get("kind"), str)
+                and isinstance(event.get("time"), int | float)
+            ):
                 yield event

@@ -5,6 +5,7 @@ process asks for it, and at most five times.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,7 +54,8 @@ class LocalExecutor(local.LocalExecutor):
         }
         tries = [] if self._tries is None else [str(self._tries)]
         controller = [sys.executable, "-P", "-m", "slurm.local", str(self.folder), *tries]
-        process = subprocess.Popen(controller, env=environment)
+        # Ctrl-C in the terminal that waits for the job is not meant for it.
+        process = subprocess.Popen(controller, env=environment, start_new_session=True)
         tasks = list(range(asked["tasks_per_node"]))
         return local.LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=tasks)
 
@@ -80,7 +82,12 @@ class Controller(local.Controller):
             words = Words(self.folder, self.pid, restart)
             if all(code == 0 for code in codes) or words.said(GAVE_UP):
                 return
+            for rank, code in enumerate(codes):
+                if code not in (None, 0, COMES_BACK):
+                    print(f"rank {rank} {_ended(code)}", flush=True)
             again = COMES_BACK in codes or unasked(words, self.tries)
+            if again:
+                print("the job starts again", flush=True)
             restart += 1
 
     def wait(self) -> Sequence[int | None]:  # type: ignore[override]
@@ -101,6 +108,10 @@ class Controller(local.Controller):
                 self._forward_signal(WARNINGS[0])
                 warned = True
             time.sleep(_POLL_S)
+
+
+def _ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with status {code}"
 
 
 if __name__ == "__main__":

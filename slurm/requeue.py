@@ -40,7 +40,6 @@ def come_back(place: "Place", folder: Path, signal: str | None, wait: bool = Tru
         signal: name of the one that asked the job to stop; None where it stops by itself.
     """
     if place.kind == "local":
-        print("the job starts again", flush=True)
         sys.exit(COMES_BACK)
     if place.kind == "slurm":
         words = Words(folder, place.job_id, place.restart)

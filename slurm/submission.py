@@ -18,6 +18,7 @@ from slurm.errors import RequestError
 from slurm.local import LocalExecutor
 from slurm.queue import ENDED, job_states, partitions, run
 from slurm.requeue import TRIES
+from slurm.words import GAVE_UP
 
 TIMEOUTS_ALLOWED = 10_000
 """submitit ends a job after so many time limits; how often a job may come back is decided elsewhere."""
@@ -54,7 +55,7 @@ class State:
     """Where a job stands."""
 
     word: str
-    """The queue's own word; RUNNING or COMPLETED for a local job."""
+    """The queue's own word; RUNNING, COMPLETED or FAILED for a local job."""
 
     @property
     def ended(self) -> bool:
@@ -66,7 +67,13 @@ def states(submission: Submission) -> dict[str, State]:
     """State of every job of a submission, by job id."""
     if submission.kind == "slurm":
         return {id_: State(word) for id_, word in job_states(submission.job_ids).items()}
-    return {id_: State("RUNNING" if _controller_runs(id_) else "COMPLETED") for id_ in submission.job_ids}
+    return {id_: State(_local_state(id_, Path(submission.logs))) for id_ in submission.job_ids}
+
+
+def _local_state(pid: str, logs: Path) -> str:
+    if _controller_runs(pid):
+        return "RUNNING"
+    return "FAILED" if any(logs.glob(f"{GAVE_UP}-{pid}-*")) else "COMPLETED"
 
 
 def _controller_runs(pid: str) -> bool:
@@ -96,6 +103,10 @@ class Submitter:
     ) -> None:
         for where, value in (("job name", name), ("log folder", str(logs)), ("code folder", str(code))):
             refuse_control_characters(where, value)
+        if ":" in str(code):
+            raise RequestError(
+                f"code folder {code} has a : in it, which import paths are split at", "choose another runs="
+            )
         if "%" in str(logs):
             raise RequestError(f"log folder {logs} has a % in it, which SLURM would expand", "choose another run name")
         self.cluster, self.name, self.logs, self.code = cluster, name, logs, code

@@ -69,9 +69,14 @@ class Archive:
         start = time.monotonic()
         self._tell(self._settle(wait=True))
         step, ranking = self._state.step, self._history.ranking()
-        self._snapshot.take(step)
+        self._snapshot.take(step, self._history.written())
         self._events.write("saving", step=step, stalled=round(time.monotonic() - start, 3))
         self._saver.begin(lambda: self._save(step, ranking, loss, start))
+
+    def safe(self) -> Path | None:
+        """The newest checkpoint that is safe on disk, one under way included; None where there is none."""
+        self._tell(self._settle(wait=True))
+        return None if self.saved is None else self._store.path(self.saved)
 
     def look(self) -> None:
         """Take note of a save that has ended since."""

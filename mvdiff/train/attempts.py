@@ -29,21 +29,21 @@ def _in_vain(events: Iterable[dict[str, Any]]) -> list[str]:
     reached = -1
     for event in sorted(events, key=lambda event: event["time"]):
         kind = event["kind"]
-        if kind == "task started" and event["rank"] == 0:
+        if kind == "task started" and event.get("rank") == 0:
             starts.append("killed without a word")
         elif kind in ("started", "resumed"):
             step = event.get("step", 0)
             if step > reached:
                 starts = starts[-1:]  # the one before was killed when it had saved and not said so yet
             reached = step
-        elif kind == "checkpoint" and event["step"] > reached:
+        elif kind == "checkpoint" and event.get("step", -1) > reached:
             reached = event["step"]
             starts = []
         elif kind == "task stopped" and starts:
-            starts[-1] = f"stopped by {event['signal']} before it could save" if event["signal"] else "stopped"
+            starts[-1] = f"stopped by {event['signal']} before it could save" if event.get("signal") else "stopped"
         elif kind == "task overdue" and starts:
-            starts[-1] = event["reason"]
+            starts[-1] = event.get("reason", kind)
         elif kind == "task failed" and starts and starts[-1] == "killed without a word":
-            starts[-1] = event["error"]
+            starts[-1] = event.get("error", kind)
     under_way = 1
     return starts[:-under_way]

@@ -50,6 +50,11 @@ def refuse_unfit(settings: TrainSettings, model_settings: ModelSettings, sources
         raise InputError(
             "train.trainable=lora adapts weights, and this model starts from none", "give model.pretrained=FOLDER"
         )
+    timesteps = 1000 if model_settings.new is None else model_settings.new.timesteps
+    if settings.validation.steps is not None and settings.validation.steps > timesteps:
+        raise InputError(
+            f"train.validation.steps={settings.validation.steps} does not fit", f"give 1 to {timesteps}, or null"
+        )
     if settings.augment.flip and model_settings.cameras.flip_order() is None:
         raise InputError(
             f"train.augment.flip={settings.augment.flip} mirrors samples, but {model_settings.cameras.described} "

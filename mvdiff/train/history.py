@@ -10,6 +10,9 @@ DRIFT = 2.0
 FALL = 0.3
 """Fall of the foreground PSNR in dB that is told: a mean squared error 7 % larger."""
 
+SCORES = ("foreground_psnr", "psnr", "ssim", "foreground_iou", "colour_shift", "silhouette")
+"""What a validation is scored by: ``evaluate.metrics`` over all six views, and the silhouette's consistency."""
+
 _FIGURES = (
     ("psnr", "PSNR", ".2f", " dB"),
     ("ssim", "SSIM", ".3f", ""),

@@ -89,8 +89,7 @@ class Journal:
         left = self._time_left()
         if math.isinf(left):
             return duration(needed)
-        comes_back = ", then the job comes back" if needed > left else ""
-        return f"{duration(needed)} (time limit in {duration(max(left, 0))}{comes_back})"
+        return f"{duration(needed)} (job ends in {duration(max(left, 0))}{', and comes back' if needed > left > 60 else ''})"
 
 
 def read_losses(events: Path) -> dict[int, float]:

@@ -1,6 +1,7 @@
 """How long a run's steps and saves take, and so how long before its end a job must begin to stop."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mvdiff.events import read_events
@@ -37,8 +38,9 @@ def measured(events: Iterable[Path]) -> Pace | None:
     pace = Pace()
     for folder in events:
         for event in read_events(folder):
-            if event["kind"] == "checkpoint":
-                pace.saved(event["seconds"])
-            elif event["kind"] == "step":
-                pace.stepped(event["longest"])
+            with suppress(KeyError, TypeError):  # a damaged line costs itself
+                if event["kind"] == "checkpoint":
+                    pace.saved(event["seconds"])
+                elif event["kind"] == "step":
+                    pace.stepped(event["longest"])
     return pace if pace.save else None

@@ -1,13 +1,15 @@
 """Where a run stands: the steps taken, and what validation has found on the way. Imports no torch."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mvdiff.durable import write_json
 from mvdiff.train.checkpoint import TRAINING, CheckpointStore
-from mvdiff.train.history import History
+from mvdiff.train.history import SCORES, History, Validated
 from mvdiff.train.settings import TrainSettings
 
 FILE = f"{TRAINING}/position.json"
@@ -39,13 +41,13 @@ class Position:
         return None
 
 
-def write_step(checkpoint: Path, step: int) -> None:
-    """Note in a checkpoint folder how many steps were taken."""
-    write_json(checkpoint / FILE, {"step": step})
+def write_position(checkpoint: Path, step: int, history: list[dict[str, Any]]) -> None:
+    """Note in a checkpoint folder how many steps were taken, and what validation had found (``History.written``)."""
+    write_json(checkpoint / FILE, {"step": step, "validations": history})
 
 
 def read_step(checkpoint: Path) -> int:
-    """What ``write_step`` noted."""
+    """How many steps had been taken."""
     return int(json.loads((checkpoint / FILE).read_text(encoding="utf-8"))["step"])
 
 
@@ -57,25 +59,49 @@ def write_scores(folder: Path, step: int, scores: dict[str, float]) -> None:
     write_json(folder / f"step-{step:08d}.json", history.written())
 
 
-def read_history(folder: Path, until: int) -> History:
-    """Everything that validation has found up to the step ``until``, as ``write_scores`` left it in ``folder``.
+def read_history(checkpoint: Path, folder: Path) -> History:
+    """Everything that validation has found up to ``checkpoint``, by what it holds and by ``folder``.
 
-    A file that cannot be read is passed over: its validation is made again, or is missed by nobody.
+    A validation after the checkpoint's own step is in ``folder`` alone. A file there that cannot be read is passed
+    over: at worst its validation is made again.
     """
-    history = History()
+    content = json.loads((checkpoint / FILE).read_text(encoding="utf-8"))
+    history = History.read(content["validations"])
+    known = {one.step for one in history.entries}
+    entries = list(history.entries)
     for path in sorted(folder.glob("step-*.json")):
-        if (name := _SCORES.fullmatch(path.name)) and int(name[1]) <= until:
-            try:
-                found = History.read(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            for one in found.entries:
-                history.record(one.step, one.scores)
-    return history
+        name = _SCORES.fullmatch(path.name)
+        if name and int(name[1]) <= content["step"] and int(name[1]) not in known:
+            entries += _found(path, int(name[1]))
+    return History(sorted(entries, key=lambda one: one.step))
+
+
+def _found(path: Path, step: int) -> list[Validated]:
+    """The one validation that ``path`` holds, if it is as ``write_scores`` left it."""
+    try:
+        [one] = History.read(json.loads(path.read_text(encoding="utf-8"))).entries
+        whole = one.step == step and set(one.scores) == set(SCORES) and all(map(math.isfinite, _known(one)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [one] if whole else []
+
+
+def _known(one: Validated) -> list[float]:
+    return [value for value in one.scores.values() if not math.isnan(value)]
 
 
 def best_checkpoint(store: CheckpointStore, validations: Path) -> Path | None:
-    """The checkpoint with the best foreground PSNR in validation, of those that there are; None without validation."""
+    """The checkpoint with the best foreground PSNR in validation, of those that there are.
+
+    None without validation, and while only the model that training began with was validated.
+    """
     steps = store.steps()
-    ranking = read_history(validations, max(steps, default=0)).ranking()
-    return next((store.path(step) for step in ranking if step in steps), None)
+    if not steps:
+        return None
+    try:
+        history = read_history(store.path(steps[-1]), validations)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: whoever takes that checkpoint is told
+    if history.newest is None or history.newest.step == 0 < steps[-1]:
+        return None
+    return next((store.path(step) for step in history.ranking() if step in steps), None)

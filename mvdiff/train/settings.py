@@ -23,6 +23,9 @@ _CHOICES = {
 }
 
 
+_TOO_MANY = 10**9
+
+
 @dataclass
 class AugmentSettings:
     """How samples are varied. The condition and its six targets are varied alike, and their cameras follow.
@@ -160,10 +163,10 @@ class TrainSettings:
         positive = ("learning_rate", "max_grad_norm", "epochs", "min_snr")
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value < (_TOO_MANY if name == "epochs" else math.inf):
                 raise InputError(f"train.{name}={value}", "give a number above 0")
         for name in ("weight_decay", "log_every", "freeze_encoder_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not 0 <= getattr(self, name) < _TOO_MANY:
                 raise InputError(f"train.{name}={getattr(self, name)}", "give a number of at least 0")
         for name in ("beta2", "ema_decay", "condition_drop", "prior_share"):
             if not 0 <= getattr(self, name) < 1:
@@ -228,9 +231,10 @@ class TrainSettings:
 
 def _whole(settings: object, prefix: str, names: Iterable[str], least: int) -> None:
     for name in names:
-        if not getattr(settings, name) >= least:
+        if not least <= getattr(settings, name) < _TOO_MANY:
             raise InputError(
-                f"train.{prefix}{name}={getattr(settings, name)}", f"give a whole number of at least {least}"
+                f"train.{prefix}{name}={getattr(settings, name)}",
+                f"give a whole number of at least {least}, below a thousand million",
             )
 
 

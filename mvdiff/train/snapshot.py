@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from mvdiff.model.folder import save
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.train import modelcard, record
 from mvdiff.train.checkpoint import TRAINING
-from mvdiff.train.position import write_step
+from mvdiff.train.position import write_position
 
 WEIGHTS = f"{TRAINING}/weights.safetensors"
 AVERAGES = f"{TRAINING}/averages.safetensors"
@@ -52,10 +53,13 @@ class Snapshot:
         self._moments: dict[str, Tensor] = {}
         self.step = 0
         """The step that the copy is of."""
+        self._history: list[dict[str, Any]] = []
 
     @torch.no_grad()
-    def take(self, step: int) -> None:
+    def take(self, step: int, history: list[dict[str, Any]]) -> None:
         """Copy the state as it is after ``step`` steps; training may go on when this returns.
+
+        ``history`` is what validation has found, as plain values.
 
         Nothing may be writing the copy before.
         """
@@ -71,7 +75,7 @@ class Snapshot:
                 held[name].copy_(tensor, non_blocking=True)
         if any(tensor.is_cuda for tensor in self._live.weights.values()):
             torch.cuda.synchronize()
-        self.step = step
+        self.step, self._history = step, history
 
     def write(self, folder: Path, content: record.Record, loss: float | None, boundary: Callable[[str], None]) -> None:
         """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs.
@@ -83,7 +87,7 @@ class Snapshot:
         boundary("model written")
         (folder / TRAINING).mkdir()
         write_json(folder / record.FILE, content)
-        write_step(folder, self.step)
+        write_position(folder, self.step, self._history)
         boundary("position written")
         save_file(self._weights, folder / WEIGHTS)
         boundary("weights written")

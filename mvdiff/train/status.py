@@ -1,6 +1,7 @@
 """How far a run's training is, from its event logs alone. Imports no torch."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,22 +54,27 @@ def status(events: Iterable[dict[str, Any]]) -> Status:
     """What ``events`` of every rank's log of a run's training jobs add up to."""
     now = Status()
     for event in sorted(events, key=lambda event: event["time"]):
-        kind = event["kind"]
-        if kind == "task started" and event["rank"] == 0:
-            now.starts += 1
-            now.error = None
-        elif kind in ("started", "resumed"):
-            now.step = now.saved = event.get("step", 0)
-        elif kind == "step":
-            now.step, now.steps = event["last"] + 1, event["of"]
-            now.loss = sum(event["losses"]) / len(event["losses"])
-            now.samples_per_second, now.data_wait = event["samples_per_second"], event["data_wait"]
-        elif kind == "checkpoint":
-            now.saved = event["step"]
-        elif kind == "validated":
-            now.validation, now.remarks = event["line"], event["remarks"]
-        elif kind == "done":
-            now.end = event["why"]
-        elif kind == "task failed" and now.error is None:
-            now.error = event["error"]
+        with suppress(KeyError, TypeError, ZeroDivisionError):  # a damaged line costs itself
+            _take_in(now, event)
     return now
+
+
+def _take_in(now: Status, event: dict[str, Any]) -> None:
+    kind = event["kind"]
+    if kind == "task started" and event["rank"] == 0:
+        now.starts += 1
+        now.error = None
+    elif kind in ("started", "resumed"):
+        now.step = now.saved = event.get("step", 0)
+    elif kind == "step":
+        loss = sum(event["losses"]) / len(event["losses"])
+        now.step, now.steps, now.loss = event["last"] + 1, event["of"], loss
+        now.samples_per_second, now.data_wait = event["samples_per_second"], event["data_wait"]
+    elif kind == "checkpoint":
+        now.saved = event["step"]
+    elif kind == "validated":
+        now.validation, now.remarks = event["line"], event["remarks"]
+    elif kind == "done":
+        now.end = event["why"]
+    elif kind == "task failed" and now.error is None:
+        now.error = event["error"]

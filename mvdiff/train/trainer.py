@@ -173,7 +173,7 @@ class Trainer:
                 try:
                     trial = validation.run(stopping)
                 except FloatingPointError as error:
-                    raise Diverged(f"{error} at step {position.step}: lower train.learning_rate") from error
+                    raise self._diverged("what the averaged model generates is", []) from error
                 if trial is None:
                     return self._stop()
                 best = self._tried(trial)
@@ -212,7 +212,9 @@ class Trainer:
                 weight.grad = None
         norm = float(accelerator.clip_grad_norm_(self.state.trained.values(), self.settings.max_grad_norm))
         if not (losses.isfinite().all() and np.isfinite(norm)):
-            raise self._diverged(losses.tolist(), norm)
+            ids = self.batches.ids(step)
+            blamed = [one for one, loss in zip(ids, losses.tolist(), strict=True) if not np.isfinite(loss)]
+            raise self._diverged("the loss is" if blamed else f"the gradient norm ({norm}) is", blamed or ids)
         self.loss = float(losses.mean())
         self.state.advance()
         self.position.step = self.state.step
@@ -267,7 +269,7 @@ class Trainer:
             return {"step": 0, "history": [], "over": None}
         record.refuse_another(newest, self.record)
         step = step_of(newest)
-        history = read_history(self.folders.validation, step)
+        history = read_history(newest, self.folders.validation)
         self.store.tidy(step, Keep(settings.keep_last, settings.keep_every, settings.keep_best, history.ranking()))
         position = Position(step, history)
         over = None if self._validates and position.validation_is_due(settings) else position.ended(settings)
@@ -281,7 +283,9 @@ class Trainer:
     def _begin(self) -> None:
         """A new model, saved as step 0."""
         settings, samples = self.settings, len(self.sources.training)
-        self.log(f"starting a new run of {settings.steps} steps on {samples} samples")
+        prior = self.sources.prior
+        beside = f", {settings.prior_share:.0%} of each batch from {len(prior)} others" if prior is not None else ""
+        self.log(f"starting a new run of {settings.steps} steps on {samples} samples{beside}")
         for left in self.folders.validation.glob("step-*"):
             left.unlink()
         model = create(self.model_settings, self._fitting_views(), settings.seed)
@@ -298,14 +302,21 @@ class Trainer:
             self.state, history, self.store, self.record, self.settings, self.events, self.log, self.pace, saved
         )
 
+    def _refuse_ruins(self) -> None:
+        """Weights that are no numbers must not take the place of good ones; all ranks have the same."""
+        if not all(bool(weight.isfinite().all()) for weight in self.state.trained.values()):
+            raise self._diverged("the weights are", [])
+
     def _save(self) -> None:
         """Begin to publish the state as it is; training goes on meanwhile."""
+        self._refuse_ruins()
         if self.archive:
             self.journal.flush()
             self.archive.begin(self.loss)
 
     def _secure(self) -> None:
         """Publish the state as it is; failing to do so ends the run."""
+        self._refuse_ruins()
 
         def secure() -> str | None:
             assert self.archive
@@ -371,16 +382,14 @@ class Trainer:
 
         return islice(good(), self.settings.fit_samples)
 
-    def _diverged(self, losses: list[float], norm: float) -> Diverged:
+    def _diverged(self, what: str, ids: list[str]) -> Diverged:
         """Say where numbers stopped being finite: all ranks know the whole batch, so all say and raise the same."""
         step = self.state.step
-        ids = self.batches.ids(step)
-        blamed = [one for one, loss in zip(ids, losses, strict=True) if not np.isfinite(loss)]
-        what = "the loss" if blamed else f"the gradient norm ({norm})"
         self.journal.flush()
-        self.events.write("diverged", step=step, sample_ids=blamed or ids)
-        untouched = "" if self.archive is None else f"; {self.store.path(self.archive.saved or 0)} is untouched"
+        self.events.write("diverged", step=step, sample_ids=ids)
+        samples = f", samples {', '.join(ids)}" if ids else ""
+        safe = self.archive.safe() if self.archive else None
         return Diverged(
-            f"{what} is not finite at step {step}, samples {', '.join(blamed or ids)}: "
-            f"lower train.learning_rate, or look at these samples{untouched}"
+            f"{what} not finite at step {step}{samples}: lower train.learning_rate"
+            f"{', or look at these samples' if ids else ''}{f'; {safe} is untouched' if safe else ''}"
         )

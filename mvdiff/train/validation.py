@@ -22,12 +22,10 @@ from mvdiff.evaluate.sheet import COLUMNS, stacked, strip
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.pipeline import MultiViewPipeline
 from mvdiff.shard import CorruptRow, Sample, ShardDataset
+from mvdiff.train.history import SCORES
 from mvdiff.train.order import Order
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.world import Group
-
-SCORES = ("foreground_psnr", "psnr", "ssim", "foreground_iou", "colour_shift", "silhouette")
-"""What a trial is scored by: ``evaluate.metrics`` over all six views, and the silhouette's consistency."""
 
 _REFERENCE = 0
 """The view that is the input."""
@@ -71,7 +69,7 @@ class Validation:
         self._settings, self._group = settings.validation, group
         self._pipeline = MultiViewPipeline(model, group.device, settings.mixed_precision)
         rows = group.decide(lambda: _held_out(dataset, settings.validation.samples, quarantine))
-        size = settings.validation.batch
+        size = self._batch = min(settings.validation.batch, len(rows))
         slices = [rows[at : at + size] for at in range(0, len(rows), size)]
         self._samples = len(rows)
         self._rounds = -(-len(slices) // group.world_size)
@@ -93,8 +91,8 @@ class Validation:
         for number in range(self._rounds):
             if self._group.any(should_stop()):
                 return None
-            first = number * self._group.world_size * self._settings.batch
-            drawn = min(on_sheet - first, self._group.world_size * self._settings.batch)
+            first = number * self._group.world_size * self._batch
+            drawn = min(on_sheet - first, self._group.world_size * self._batch)
             rows, pictures = self._round(number, max(drawn, 0))
             table.append(self._group.gather(rows).flatten(0, 1))
             if drawn > 0:
@@ -114,7 +112,7 @@ class Validation:
         Scores float64 [batch, scores], and the strips uint8 [batch, h, w, 3] of those that are among the first
         ``drawn`` samples of the round.
         """
-        batch = self._settings.batch
+        batch = self._batch
         table = np.full((batch, len(SCORES)), np.nan)
         pictures = np.full((batch if drawn else 0, 2 * _TILE, COLUMNS * _TILE, 3), 255, np.uint8)
         samples = self._own[number] if number < len(self._own) else []

@@ -1,6 +1,10 @@
+import math
+
+import pytest
+
 from mvdiff.train.checkpoint import CheckpointStore, Keep
 from mvdiff.train.history import History
-from mvdiff.train.position import Position, best_checkpoint, read_history, write_scores
+from mvdiff.train.position import Position, best_checkpoint, read_history, write_position, write_scores
 
 SCORES = dict.fromkeys(("psnr", "ssim", "foreground_iou", "colour_shift", "silhouette"), 0.5)
 
@@ -34,23 +38,49 @@ def test_a_run_ends_with_its_last_step_or_by_patience(settings):
     assert Position(30, history(1, 3, 2, 3)).ended(patient) is None
 
 
-def test_what_validation_found_is_read_back_up_to_a_step_and_damage_costs_one_entry(tmp_path):
+def saved(store, step, history=()):
+    """A checkpoint that holds nothing but its place."""
+
+    def write(folder):
+        (folder / "training").mkdir()
+        write_position(folder, step, list(history))
+
+    return store.save(step, write, Keep(9))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[{", "[]", "[1]", '[{"step": 20, "scores": {}}]', '[{"step": 20, "scores": []}]', '[{"step": 99, "scores": {}}]',
+     '{"step": 20}', '[{"step": "x", "scores": {"foreground_psnr": "a"}}]'],
+)  # fmt: skip
+def test_what_validation_found_is_read_up_to_the_checkpoint_and_damage_costs_one_entry(tmp_path, store, damage):
     for step, value in ((0, 1.0), (10, float("nan")), (20, 2.0), (30, 9.0)):
         write_scores(tmp_path, step, scores(value))
-    (tmp_path / "step-00000020.json").write_text("[{")
+    (tmp_path / "step-00000020.json").write_text(damage)
     (tmp_path / "step-00000010.png").write_text("no scores")
-    found = read_history(tmp_path, 25)
+    found = read_history(saved(store, 25), tmp_path)
     assert [one.step for one in found.entries] == [0, 10]
-    assert found.entries[1].scores["foreground_psnr"] != found.entries[1].scores["foreground_psnr"]
-    assert read_history(tmp_path / "none", 25).entries == []
+    assert math.isnan(found.entries[1].scores["foreground_psnr"])
 
 
-def test_the_best_checkpoint_is_that_of_the_best_validation_of_those_there_are(tmp_path):
-    store = CheckpointStore(tmp_path / "checkpoints")
+def test_a_checkpoint_remembers_what_was_found_when_the_folder_is_lost(tmp_path, store):
+    held = history(1, 3, 2)
+    found = read_history(saved(store, 25, held.written()), tmp_path / "gone")
+    assert found.written() == held.written()
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation_of_those_there_are(tmp_path, store):
     assert best_checkpoint(store, tmp_path) is None
     for step in (0, 10, 30):
-        store.save(step, lambda folder: (folder / "file").write_text("content"), Keep(9))
+        saved(store, step)
     assert best_checkpoint(store, tmp_path) is None
-    for step, value in ((0, 1.0), (10, 3.0), (20, 5.0), (30, 2.0), (40, 8.0)):
+    write_scores(tmp_path, 0, scores(7.0))
+    assert best_checkpoint(store, tmp_path) is None, "the model that training began with is not what it has made"
+    for step, value in ((10, 9.0), (20, 10.0), (30, 8.0), (40, 11.0)):
         write_scores(tmp_path, step, scores(value))
     assert best_checkpoint(store, tmp_path) == store.path(10)

@@ -123,7 +123,7 @@ def test_with_all_that_a_recipe_can_ask_for(run, another, demanding, drill, worl
     drill(another, build(), world_size)
     assert read_manifest(run.checkpoints / END) == read_manifest(another.checkpoints / END)
     assert read_losses(run.events) == read_losses(another.events)
-    found, expected = (read_history(one.validation, 99).written() for one in (run, another))
+    found, expected = (read_history(one.checkpoints / END, one.validation).written() for one in (run, another))
     assert found == expected and [one["step"] for one in found] == [0, 2, 4, 6]
 
 

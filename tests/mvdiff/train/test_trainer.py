@@ -223,7 +223,7 @@ def test_a_run_stops_by_itself_when_just_enough_time_is_left_to_save(run, settin
     assert run.train(settings(), time_left=lambda: next(clock)) == "stopped"
     steps = CheckpointStore(run.checkpoints).steps()
     assert 0 < steps[-1] < 6
-    assert any("time limit in 10m00s" in line for line in run.lines)
+    assert any("job ends in 10m00s" in line for line in run.lines)
     assert run.train(settings(), time_left=lambda: 3600.0) == "done"
 
 
@@ -277,3 +277,10 @@ def test_when_all_checkpoints_are_bad_nothing_is_deleted_and_one_line_says_so(sa
         run.train(settings())
     assert "\n" not in str(caught.value) and "nothing was deleted" in str(caught.value)
     assert sorted(path for path in run.checkpoints.rglob("*")) == before
+
+
+def test_weights_that_are_no_numbers_never_take_the_place_of_good_ones(run, settings):
+    plan = settings(steps=1, learning_rate=3e38, warmup_steps=0, schedule="constant")
+    with pytest.raises(Diverged, match=r"the weights are not finite at step 1: .*step-00000000 is untouched"):
+        run.train(plan)
+    assert CheckpointStore(run.checkpoints).steps() == [0]

@@ -1,6 +1,7 @@
 """Validation as a run sees it: what is tried when, what is kept, and what ends the run."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -23,6 +24,10 @@ def tried(run, tmp_path):
     return run
 
 
+def found(run):
+    return read_history(sorted(run.checkpoints.glob("step-*"))[-1], run.validation)
+
+
 def validated(run):
     return [event for event in read_events(run.events) if event["kind"] == "validated"]
 
@@ -30,7 +35,7 @@ def validated(run):
 def test_a_run_is_tried_at_the_start_at_every_interval_and_at_the_end(tried, settings):
     assert tried.train(settings(steps=5, validation=TRIED)) == "done"
     assert [event["step"] for event in validated(tried)] == [0, 2, 4, 5]
-    history = read_history(tried.validation, 5)
+    history = found(tried)
     assert [one.step for one in history.entries] == [0, 2, 4, 5]
     assert all(set(one.scores) == set(SCORES) for one in history.entries)
     assert all(event["scores"] == one.scores for event, one in zip(validated(tried), history.entries, strict=True))
@@ -45,7 +50,7 @@ def test_the_best_checkpoint_outlives_the_last_ones(tried, settings):
     plan = settings(steps=16, save_every=1, keep_last=1, validation=TRIED, **OVERFITTING)
     assert tried.train(plan) == "done"
     store = CheckpointStore(tried.checkpoints)
-    best = read_history(tried.validation, 16).best()
+    best = found(tried).best()
     assert best is not None and best.step < 16, "nothing was ruined"
     assert store.steps() == [best.step, 16]
     assert best_checkpoint(store, tried.validation) == store.path(best.step)
@@ -54,7 +59,7 @@ def test_the_best_checkpoint_outlives_the_last_ones(tried, settings):
 def test_patience_ends_the_run_and_the_same_command_finds_it_done(tried, settings):
     plan = settings(steps=40, validation=TRIED | {"patience": 3}, **OVERFITTING)
     assert tried.train(plan) == "done"
-    history = read_history(tried.validation, 40)
+    history = found(tried)
     end = history.entries[-1].step
     assert history.stale() == 3 and end == history.best().step + 6 < 40
     assert "no better foreground PSNR in 3 validations" in tried.lines[-1]
@@ -77,7 +82,7 @@ def test_a_new_run_forgets_what_a_former_one_of_the_same_name_was_found_to_be(tr
     tried.validation.mkdir(parents=True)
     (tried.validation / "step-00000004.json").write_text(json.dumps([{"step": 4, "scores": {"foreground_psnr": 99.0}}]))
     tried.train(settings(steps=2, validation=TRIED))
-    assert [one.step for one in read_history(tried.validation, 99).entries] == [0, 2]
+    assert [one.step for one in found(tried).entries] == [0, 2]
 
 
 def test_other_held_out_samples_are_another_run(tried, settings, tmp_path):
@@ -85,6 +90,15 @@ def test_other_held_out_samples_are_another_run(tried, settings, tmp_path):
     tried.held_out = write_shard(tmp_path / "other.h5", range(40, 44))
     with pytest.raises(InputError, match=r"validation.xxh3 is .* there"):
         tried.train(settings(validation=TRIED))
+
+
+def test_a_run_whose_folder_of_scores_is_lost_is_as_done_as_before(tried, settings):
+    plan = settings(steps=40, validation=TRIED | {"patience": 3}, **OVERFITTING)
+    tried.train(plan)
+    shutil.rmtree(tried.validation)
+    steps = CheckpointStore(tried.checkpoints).steps()
+    assert tried.train(plan) == "done"
+    assert tried.lines[-1].startswith("already done") and CheckpointStore(tried.checkpoints).steps() == steps
 
 
 def test_scores_that_cannot_be_written_cost_no_training(tried, settings):
