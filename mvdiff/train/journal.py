@@ -89,7 +89,8 @@ class Journal:
         left = self._time_left()
         if math.isinf(left):
             return duration(needed)
-        return f"{duration(needed)} (job ends in {duration(max(left, 0))}{', and comes back' if needed > left > 60 else ''})"
+        comes_back = ", and comes back" if needed > left > 60 else ""
+        return f"{duration(needed)} (job ends in {duration(max(left, 0))}{comes_back})"
 
 
 def read_losses(events: Path) -> dict[int, float]:
