@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
 # Takes the place of a job module in the code that the job runs. The first start does as it is told, the next one ends.
 JOB = """
-    import ctypes, os, signal, time
+    import ctypes, os, resource, signal, time
     from pathlib import Path
     from mvdiff.errors import Hopeless
 
@@ -53,6 +53,7 @@ JOB = """
         if act == "exit":
             os._exit(7)
         if act == "segfault":
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.kill(os.getpid(), signal.SIGSEGV)
         if act == "hang":
             lock_twice(ctypes.CDLL(None))
