@@ -24,11 +24,6 @@ class Saver(Generic[T]):
         """A save under way is finished first."""
         self._thread.shutdown(wait=True)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a save has been begun whose outcome nobody has asked for yet."""
-        return self._running is not None
-
     def begin(self, save: Callable[[], T]) -> None:
         """Start ``save``; the outcome of the one before must have been taken."""
         assert self._running is None
