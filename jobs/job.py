@@ -42,10 +42,14 @@ class JobFailed(Hopeless):
 class Job(Protocol):
     """A module ``jobs.NAME``.
 
-    Two more names may stand in it. ``warning_s(config, run) -> float | None`` tells how many seconds the job needs
-    between the queue's warning and its end, as its earlier jobs in this run have measured; None: not known.
+    More names may stand in it. ``warning_s(config, run) -> float | None`` tells how many seconds the job needs between
+    the queue's warning and its end, as its earlier jobs in this run have measured; None: not known.
+    ``bad_nodes(config, run) -> dict[str, str]``, asked after ``check``, names nodes that the job should not be given,
+    each with the reason; names that the partition does not have are passed over.
     ``COUNTS_STARTS = True`` says that ``work`` itself counts the starts of its job and ends one that gets nowhere by a
     ``Hopeless`` error; without it a job may end unasked ``slurm.requeue.TRIES`` times.
+    ``CLAIMS_WORK = True`` says of an array that its workers claim what is to be done as they go, so that any of them
+    do all of it; without it the queue takes either as many workers as asked for or none.
     """
 
     ARRAY: bool
@@ -75,6 +79,17 @@ def warning_s(module: Job, config: DictConfig, run: Run | None) -> float | None:
     """What the job ``module`` says that it needs between warning and end, in seconds; None where it says nothing."""
     measured: Callable[[DictConfig, Run | None], float | None] | None = getattr(module, "warning_s", None)
     return measured(config, run) if measured and run else None
+
+
+def bad_nodes(module: Job, config: DictConfig, run: Run) -> dict[str, str]:
+    """Nodes that the job ``module`` should not be given, and why."""
+    named: Callable[[DictConfig, Run], dict[str, str]] | None = getattr(module, "bad_nodes", None)
+    return named(config, run) if named else {}
+
+
+def claims_work(module: Job) -> bool:
+    """Whether fewer workers of ``module`` than asked for do the same work."""
+    return bool(getattr(module, "CLAIMS_WORK", False))
 
 
 def tries(module: Job) -> int | None:

@@ -6,21 +6,24 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
-from jobs.job import Context, Job, job, tries, warning_s
+from jobs.job import Context, Job, bad_nodes, claims_work, job, tries, warning_s
 from jobs.runfolder import JobFolder, Run, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
+from slurm.errors import RequestError
+from slurm.exclusion import dispensable, excluding
 from slurm.place import here
 from slurm.stop import handlers_kept
-from slurm.submission import Submitter
+from slurm.submission import Submission
+from slurm.submitter import Submitter
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def launch(request: Request) -> int:
     """Check, submit and perhaps wait; returns the exit status (0 done or queued, 1 the job failed).
 
     Raises:
-        InputError, RequestError: the request was wrong; nothing was queued and no run folder was made.
+        InputError, RequestError: the request was wrong, or the queue takes nothing; no folder of the job is left.
     """
     os.umask(0o077)
     config = composed(request.name, request.words)
@@ -48,14 +51,13 @@ def launch(request: Request) -> int:
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
-    submitter = None
-    if folder:
-        lead_s = cluster.lead_s(warning_s(module, config, run))
-        name = f"{folder.run.name}-{request.name}"
-        submitter = Submitter(cluster, name, folder.logs, folder.code, lead_s, tries(module))
-    if submitter and (not request.dry_run or shutil.which("sbatch")):
+    submitter = _submitter(request, module, config, folder, cluster) if folder else None
+    queue_answers = not request.dry_run or shutil.which("sbatch") is not None
+    if submitter and queue_answers:
         submitter.check(workers)
     module.check(config, run)
+    if folder and submitter and queue_answers and cluster.kind == "slurm":
+        submitter = _off_bad_nodes(request, module, config, folder, submitter, workers)
     if request.dry_run:
         script = submitter.script(workers) if submitter else OmegaConf.to_yaml(config)
         print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
@@ -69,19 +71,84 @@ def launch(request: Request) -> int:
     if workers is not None:
         workers = config.cluster.workers = min(workers, module.useful_workers(config, folder.run))
     folder.create(config, request.words)
-    submission = submitter.submit(Task(folder.path), workers)
+    try:
+        submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
+    except RequestError:
+        folder.discard()
+        raise
     folder.remember(submission)
     where = "on this machine" if cluster.kind == "local" else "in the queue"
     _say(request, f"{request.name}: job {submission.shown} {where}, logs in {short(folder.logs)}")
     answer |= {"job_ids": submission.job_ids, "folder": str(folder.path)}
     if not request.wait:
         return _print_answer(request, {**answer, "state": "submitted"}, 0)
-    watch(request.name, submission)
+    submission = watch(request.name, submission, _Reserve(request, module, config, folder, submitter).call_up)
     if module.prepare(config, run) is None and not finished(folder, submission):
         error = first_error(folder, submission)
         print(f"mvdiff {request.name}: {error}", file=sys.stderr)
         return _print_answer(request, {**answer, "state": "failed", "error": error}, 1)
     return _finish(request, answer, module, config, folder.run)
+
+
+class _Reserve:
+    """The workers that the queue had no room for; they are called up while there is something left to do."""
+
+    def __init__(
+        self, request: Request, module: Job, config: DictConfig, folder: JobFolder, submitter: Submitter
+    ) -> None:
+        self._request, self._module, self._config = request, module, config
+        self._folder, self._submitter = folder, submitter
+
+    def call_up(self, submission: Submission, alive: int) -> Submission:
+        """``submission`` with as many more workers as are of use beside the ``alive`` ones and find room now."""
+        module, config, folder = self._module, self._config, self._folder
+        taken = len(submission.job_ids)
+        if not claims_work(module) or taken >= config.cluster.workers or not self._submitter.has_room():
+            return submission
+        if module.prepare(config, folder.run) is not None:
+            return submission
+        wanted = min(config.cluster.workers - taken, module.useful_workers(config, folder.run) - alive)
+        if wanted < 1:
+            return submission
+        try:
+            more = self._submitter.submit(Task(folder.path), wanted, first=taken, fewer=True)
+        except RequestError:
+            return submission
+        grown = replace(submission, job_ids=[*submission.job_ids, *more.job_ids])
+        folder.remember(grown)
+        _say(self._request, f"{self._request.name}: job {more.shown} joins, now that there is room for it")
+        return grown
+
+
+def _submitter(request: Request, module: Job, config: DictConfig, folder: JobFolder, cluster: Cluster) -> Submitter:
+    return Submitter(
+        cluster,
+        f"{folder.run.name}-{request.name}",
+        folder.logs,
+        folder.code,
+        cluster.lead_s(warning_s(module, config, folder.run)),
+        tries(module),
+        lambda line: _say(request, f"{request.name}: {line}"),
+    )
+
+
+def _off_bad_nodes(
+    request: Request, module: Job, config: DictConfig, folder: JobFolder, submitter: Submitter, workers: int | None
+) -> Submitter:
+    """One that keeps away from the nodes that the job calls bad, if SLURM would take the job without these."""
+    bad = bad_nodes(module, config, folder.run)
+    left_out = dispensable(submitter.cluster, bad) if bad else []
+    if not left_out:
+        return submitter
+    cluster = replace(submitter.cluster, exclude=excluding(submitter.cluster, left_out))
+    avoiding = _submitter(request, module, config, folder, cluster)
+    try:
+        avoiding.check(workers)
+    except RequestError:
+        return submitter
+    config.cluster.exclude = cluster.exclude
+    _say(request, f"{request.name}: left out: {', '.join(f'node {node} ({bad[node]})' for node in left_out)}")
+    return avoiding
 
 
 def _run(config: DictConfig, cluster: Cluster) -> Run | None:
@@ -119,4 +186,4 @@ def _print_answer(request: Request, answer: dict[str, Any], status: int) -> int:
 
 
 def _say(request: Request, line: str) -> None:
-    print(line, file=sys.stderr if request.as_json else sys.stdout, flush=True)
+    print(line, file=sys.stderr if request.as_json or request.dry_run else sys.stdout, flush=True)

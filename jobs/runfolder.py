@@ -124,10 +124,7 @@ class JobFolder:
         try:
             self._fill(config, words)
         except OSError as error:
-            shutil.rmtree(self.path, ignore_errors=True)
-            for folder in (self.path.parent, self.run.path):
-                with suppress(OSError):
-                    folder.rmdir()
+            self.discard()
             reason = error.strerror or "the disk refuses, is it full?"
             raise InputError(
                 f"cannot write {self.path}: {reason}", "make room, or choose another runs= folder"
@@ -142,6 +139,13 @@ class JobFolder:
         write_json(self.path / "provenance.json", {"job": self.job, "overrides": list(words), **provenance()})
         for package in PACKAGES:
             shutil.copytree(source_root() / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def discard(self) -> None:
+        """Remove the folder of a job that never came into a queue, and those around it where it was the first one."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in (self.path.parent, self.run.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     def config(self) -> DictConfig:
         """The resolved configuration this job was submitted with."""

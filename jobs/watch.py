@@ -2,30 +2,67 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jobs.runfolder import JobFolder, short
 from mvdiff.events import read_events
+from slurm.command import reason
+from slurm.errors import Unanswered
 from slurm.submission import Submission, states
 
 POLL_S = 0.5
+MORE_S = 60.0
+FOLLOWED = 16
+"""How many jobs' logs are shown; those of all lie in the job's folder."""
 
 
-def watch(name: str, submission: Submission) -> None:
-    """Show the lines that rank 0 of every job writes until the queue says that all have ended."""
-    logs = {id_: _Tail(submission.log(id_)) for id_ in submission.job_ids}
-    ended = False
+def watch(name: str, submission: Submission, more: Callable[[Submission, int], Submission]) -> Submission:
+    """Show the lines that rank 0 writes, of the ``FOLLOWED`` jobs that start first, until the queue says that all have
+    ended.
+
+    Args:
+        more: is asked once in a while, with the number of jobs that have not ended, and may add some.
+
+    Returns:
+        the submission with all that was added.
+    """
+    tails: dict[str, _Tail] = {}
+    asked = time.monotonic()
+    silent = ended = False
     while True:
-        for index, tail in enumerate(logs.values()):
+        _follow(name, submission, tails)
+        for label, tail in tails.items():
             for line in tail.lines():
-                label = name if len(logs) == 1 else f"{name} {index}"
                 print(f"[{label}] {line}", file=sys.stderr, flush=True)
         if ended:
-            return
-        ended = all(state.ended for state in states(submission).values())
+            return submission
+        try:
+            alive = sum(not state.ended for state in states(submission).values())
+        except Unanswered as error:
+            if not silent:
+                print(f"[{name}] {reason(error)}: waiting for it", file=sys.stderr, flush=True)
+            silent = True
+        else:
+            silent, ended = False, not alive
+            if alive and time.monotonic() > asked + MORE_S:
+                submission, asked = more(submission, alive), time.monotonic()
         if not ended:
-            time.sleep(POLL_S)
+            # A long array takes the controller some time to tell of.
+            time.sleep(POLL_S * (1 + len(submission.job_ids) // 100))
+
+
+def _follow(name: str, submission: Submission, tails: dict[str, "_Tail"]) -> None:
+    """Add the logs that have appeared, as long as there is room for them, by what their lines are labelled with."""
+    if len(tails) == min(FOLLOWED, len(submission.job_ids)):
+        return
+    there = {path.name for path in Path(submission.logs).iterdir()}
+    for index, id_ in enumerate(submission.job_ids):
+        label = name if len(submission.job_ids) == 1 else f"{name} {index}"
+        log = submission.log(id_)
+        if len(tails) < FOLLOWED and label not in tails and log.name in there:
+            tails[label] = _Tail(log)
 
 
 def finished(folder: JobFolder, submission: Submission) -> bool:

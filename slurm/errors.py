@@ -14,3 +14,15 @@ class RequestError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.mend}"
+
+
+class Unanswered(RequestError):
+    """The queue gave no answer this time, which the next attempt may get. What was asked for may have been done."""
+
+
+class Full(Unanswered):
+    """The queue as a whole has no room; it may have room for less, or soon."""
+
+
+class Refused(RequestError):
+    """A limit of the user's, account's or QOS's allows no more jobs; it may allow fewer."""

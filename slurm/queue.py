@@ -2,12 +2,11 @@
 
 import calendar
 import math
-import os
 import re
-import subprocess
 import time
 from collections.abc import Iterable
 
+from slurm.command import run
 from slurm.errors import RequestError
 
 ENDED = frozenset(
@@ -18,29 +17,8 @@ ENDED = frozenset(
 )  # fmt: skip
 """States after which a job does not run again by itself. UNKNOWN: the queue has forgotten the job."""
 
-_CLOCK = {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
-
-
-def run(*command: str, timeout_s: float = 30.0) -> str:
-    """Standard output of a SLURM command, with times in UTC.
-
-    Raises:
-        RequestError: the command is missing, fails or does not answer.
-    """
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=os.environ | _CLOCK
-        )
-    except FileNotFoundError:
-        raise RequestError(
-            f"{command[0]} is not on this machine's PATH", "run on a login node, or add cluster=local"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise RequestError(f"{command[0]} did not answer within {timeout_s:.0f} s", "is slurmctld up? sinfo") from None
-    if result.returncode:
-        message = " ".join((result.stderr or result.stdout).split())
-        raise RequestError(f"{' '.join(command[:3])} failed: {message}", "correct the request and submit again")
-    return result.stdout
+_TAKES_JOBS = frozenset({"alloc", "comp", "idle", "mix", "plnd"})
+"""States of a node, as sinfo shortens them, in which it runs jobs now or once those on it have ended."""
 
 
 def job_states(job_ids: Iterable[str]) -> dict[str, str]:
@@ -100,9 +78,9 @@ def moment(written: str) -> float:
 
 def _accounted(job_ids: list[str]) -> dict[str, str]:
     try:
-        output = run(
-            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={','.join(job_ids)}"
-        )
+        # Whole arrays: the ids of all their members may be more than a command line holds.
+        roots = ",".join(sorted({job.split("_")[0] for job in job_ids}))
+        output = run("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={roots}")
     except RequestError:
         return {}
     rows = (line.split("|") for line in output.splitlines() if "|" in line)
@@ -112,3 +90,27 @@ def _accounted(job_ids: list[str]) -> dict[str, str]:
 def partitions() -> list[str]:
     """Names of the partitions this user sees."""
     return sorted({line.strip().rstrip("*") for line in run("sinfo", "--noheader", "--format=%P").splitlines()})
+
+
+def nodes(partition: str | None) -> dict[str, bool]:
+    """Names of a partition's nodes (``a,b``: of both; None: of the default one), and whether each takes jobs."""
+    asked = [f"--partition={partition}"] if partition else []
+    found = {}
+    for line in run("sinfo", "--noheader", "--Node", "--format=%N|%t|%P", *asked).splitlines():
+        name, state, of = line.strip().split("|")
+        if partition or of.endswith("*"):
+            # After the state stand marks: * does not answer, $ is reserved for maintenance, others do no harm.
+            found[name] = state.rstrip("~#!%@^-+") in _TAKES_JOBS
+    return found
+
+
+def host_names(listed: str) -> list[str]:
+    """The names in a list as SLURM writes them: n[1-3],n7."""
+    return run("scontrol", "show", "hostnames", listed).split()
+
+
+def largest_array() -> int:
+    """How many members an array may have."""
+    shown = run("scontrol", "show", "config")
+    limits = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", shown, re.MULTILINE)
+    return max(1, min(int(a or b) for a, b in limits))

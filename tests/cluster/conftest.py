@@ -63,6 +63,16 @@ def accounting_testbed(short_folder: Path) -> Iterator[Testbed]:
     bed.down()
 
 
+@pytest.fixture(scope="module")
+def limited_testbed(short_folder: Path) -> Iterator[Testbed]:
+    """Two nodes, with slurmdbd, whose limits a module's tests may set; an array has five members at most."""
+    _require(accounting=True)
+    bed = Testbed(short_folder / "limited")
+    bed.up(nodes=2, gpus=0, accounting=True, max_array_size=5)
+    yield bed
+    bed.down()
+
+
 @pytest.fixture
 def cluster(testbed: Testbed, monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> Iterator[Testbed]:
     """``testbed``, with this process's environment pointing at it, and an empty queue before the next test."""
@@ -75,6 +85,14 @@ def accounting_cluster(
 ) -> Iterator[Testbed]:
     """``accounting_testbed`` in the same way."""
     yield from _pointed_at(accounting_testbed, monkeypatch, eventually)
+
+
+@pytest.fixture
+def limited_cluster(
+    limited_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> Iterator[Testbed]:
+    """``limited_testbed`` in the same way."""
+    yield from _pointed_at(limited_testbed, monkeypatch, eventually)
 
 
 def _pointed_at(bed: Testbed, monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> Iterator[Testbed]:

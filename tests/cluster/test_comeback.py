@@ -17,7 +17,7 @@ from jobs.task import Task
 from mvdiff.events import read_events
 from slurm.cluster import Cluster
 from slurm.queue import job_fields
-from slurm.submission import Submitter
+from slurm.submitter import Submitter
 from slurm.testbed import Testbed, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]

@@ -12,7 +12,7 @@ from slurm import requeue
 from slurm.cluster import Cluster
 from slurm.queue import moment
 from slurm.requeue import TRIES, ask, unasked
-from slurm.submission import Submitter
+from slurm.submitter import Submitter
 from slurm.words import BEGAN, GAVE_UP, STOPPED, Words
 
 RUNNING = "JobId=7 JobState=RUNNING Reason=None Restarts=0 EndTime=2026-11-24T15:44:49"

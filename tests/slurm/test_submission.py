@@ -14,7 +14,9 @@ import pytest
 
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
-from slurm.submission import Submitter, states
+from slurm.script import BatchScript
+from slurm.submission import Submission, states
+from slurm.submitter import Submitter
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -107,7 +109,7 @@ def test_warnings_are_held_back_until_python_wants_them(tmp_path, old_env, shown
     if old_env:
         (tmp_path / "env").write_text('#!/bin/sh\ncase "$1" in -*) exit 125;; esac\nexec /usr/bin/env "$@"\n')
         (tmp_path / "env").chmod(0o755)
-    command = Submitter(cluster(), "x", tmp_path, tmp_path, 60)._python
+    command = BatchScript(cluster(), "x", tmp_path, tmp_path, 60, None).python
     answer = subprocess.run(
         ["sh", "-c", f"{command} -c '{SHOW}' 'a b'"],
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
@@ -151,6 +153,19 @@ def test_one_task_a_gpu_unless_said_otherwise():
     assert cluster().tasks == 4
     assert cluster(gpus_per_node=0).tasks == 1
     assert cluster(gpus_per_node=2, tasks_per_node=3).tasks == 3
+
+
+@pytest.mark.parametrize(
+    ("job_ids", "shown"),
+    [
+        (["12"], "12"),
+        (["12_0"], "12_0"),
+        ([f"12_{k}" for k in range(1000)] + [f"13_{k}" for k in range(24)], "12_[0-999], 13_[0-23]"),
+        (["7", "8"], "7, 8"),
+    ],
+)
+def test_job_ids_for_people(job_ids, shown):
+    assert Submission("slurm", "x", job_ids, "logs").shown == shown
 
 
 JOB = """
