@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TextIO
 
 import mvdiff
@@ -15,6 +16,8 @@ from mvdiff.errors import InputError
 from slurm.errors import RequestError
 
 WITH_PATH = ("verify", "export")
+SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
+"""Keys of a job that options stand for: ``--reference-view 0,2`` is ``generate.reference_view=0,2``."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +76,8 @@ def _run(words: list[str]) -> int:
         print(f"mvdiff {mvdiff.__version__}")
         return 0
     command, rest = words[0], words[1:]
+    if command == "verify" and "--repair" in rest and not {"-h", "--help"} & set(rest):
+        return _repair(rest)
     if command in JOBS:
         return _job(command, rest)
     if command == "demo":
@@ -107,6 +112,8 @@ def _parsed(name: str, words: list[str], *flags: str) -> argparse.Namespace:
     parser = _Parser(prog=f"mvdiff {name}", add_help=False, allow_abbrev=False)
     for flag in flags:
         parser.add_argument(flag, action="store_true")
+    for key in SHORTHANDS.get(name, ()):
+        parser.add_argument(f"--{key.rpartition('.')[2].replace('_', '-')}", dest=key)
     parser.add_argument("overrides", nargs="*")
     return parser.parse_intermixed_args(words)
 
@@ -118,6 +125,8 @@ def _job(name: str, words: list[str]) -> int:
     overrides = list(parsed.overrides)
     if name in WITH_PATH and overrides and "=" not in overrides[0]:
         overrides[0] = f"path={overrides[0]}"
+    given = vars(parsed)
+    overrides += [f"{key}={given[key]}" for key in SHORTHANDS.get(name, ()) if given[key] is not None]
 
     from jobs.job import JobFailed
     from jobs.launch import Request, launch
@@ -126,6 +135,23 @@ def _job(name: str, words: list[str]) -> int:
         return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
     except JobFailed as error:
         return _failed(name, error, parsed.json)
+
+
+def _repair(words: list[str]) -> int:
+    parsed = _parsed("verify", words, "--repair", "--wait", "--json")
+    paths = [word.removeprefix("path=") for word in parsed.overrides if word.startswith("path=") or "=" not in word]
+    if len(paths) != 1:
+        raise InputError(f"verify --repair takes one path, not {len(paths)}", "say mvdiff verify PATH --repair")
+    more = [word for word in parsed.overrides if "=" in word and not word.startswith("path=")]
+
+    from jobs.job import JobFailed
+    from jobs.repair import repair
+
+    try:
+        with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+            return repair(Path(paths[0]).expanduser().absolute(), more, parsed.json)
+    except JobFailed as error:
+        return _failed("verify", error, parsed.json)
 
 
 def _doctor(words: list[str]) -> int:

@@ -24,10 +24,12 @@ CONFIGS = Path(configs.__file__).parent
 LITERAL = frozenset(
     {
         "data.path", "path", "out", "source", "checkpoint", "results", "train_data", "runs", "model.pretrained",
-        "validation", "prior",
+        "validation", "prior", "ids", "shards", "generate.reference_view",
     }
 )  # fmt: skip
-NULLABLE = frozenset({"checkpoint", "results", "train_data", "model.pretrained", "validation", "prior"})
+LISTED = frozenset({"ids", "shards"})
+"""Those of ``LITERAL`` that may name a file with one value a line."""
+NULLABLE = LISTED | {"data.path", "checkpoint", "results", "train_data", "model.pretrained", "validation", "prior"}
 
 
 def composed(job: str, words: Sequence[str]) -> DictConfig:
@@ -116,11 +118,10 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
             key = "data.path"
         if key in LITERAL:
             if not value:
-                raise InputError(f"{key}= is empty", "give a path, or leave it out")
+                raise InputError(f"{key}= is empty", "give a value, or leave it out")
             if "${" in value:
-                raise InputError(
-                    f"{key}={value} contains ${{, which configurations expand", "give the path another name"
-                )
+                mend = f"write it into a file, and give {key}=@FILE" if key in LISTED else "give the path another name"
+                raise InputError(f"{key}={value} contains ${{, which configurations expand", mend)
             literals[key] = None if value == "null" and key in NULLABLE else value
             continue
         if word.startswith("+"):

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from jobs.job import Context, JobFailed
 from jobs.runfolder import Run
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, one_line
 from mvdiff.generate.export import FORMS, export
 from mvdiff.generate.results import ResultStore
 
@@ -34,7 +34,7 @@ def work(config: DictConfig, context: Context) -> str:
     """Write every sample that is not there yet."""
     done = export(ResultStore(Path(config.path)), Path(config.out), config.format)
     for sample_id, why in done.refused.items():
-        print(f"{sample_id}: {why}", flush=True)
+        print(one_line(f"{sample_id}: {why}"), flush=True)
     if done.refused:
         raise JobFailed(f"{len(done.refused)} of {done.written + done.kept + len(done.refused)} samples not exported")
     return "done"

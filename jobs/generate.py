@@ -1,5 +1,8 @@
 """`mvdiff generate`: six views for every sample of a data set, each once."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +13,56 @@ from omegaconf import DictConfig
 from jobs.compose import settings
 from jobs.job import Context, JobFailed
 from jobs.runfolder import Run
-from jobs.shards import check_shards
+from jobs.shards import check_readable, tell_left_out
 from mvdiff.errors import InputError
+from mvdiff.generate.asked import Asked
+from mvdiff.generate.ledger import Ledger, read_ledger
+from mvdiff.generate.mended import mended
+from mvdiff.generate.owner import Owner
 from mvdiff.generate.plan import Plan, make_plan
-from mvdiff.generate.settings import GenerateSettings, Recipe
-from mvdiff.generate.status import status
+from mvdiff.generate.selection import choose, listed
+from mvdiff.generate.settings import GenerateSettings, Recipe, reference_views
+from mvdiff.generate.status import Status, bad_hosts, status
 from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import rig
+from mvdiff.shard import ShardIndex
 from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
 from mvdiff.train.position import best_checkpoint
 
 ARRAY = True
+CLAIMS_WORK = True
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The samples that a configuration asks for."""
+
+    config: DictConfig
+    index: ShardIndex
+    positions: Sequence[int]
+    """Theirs in ``index``."""
+    unknown: list[str]
+    """Ids asked for that are in no shard that can be read."""
+
+
+_checked: _Inputs | None = None
+"""What ``check`` read last: reading it takes long, and `prepare` must not find other data than was checked."""
 
 
 def check(config: DictConfig, run: Run | None) -> None:
     """A good checkpoint, and shards taken with its rig."""
+    global _checked
     assert run is not None
     config.checkpoint = str(_checkpoint(config, run))
     model = stored_settings(Path(config.checkpoint))
     for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = getattr(model, key)
-    chosen = settings(GenerateSettings, config.generate, "generate")
+    views = reference_views(config.generate.reference_view)
+    config.generate.reference_view = views[0] if len(views) == 1 else list(views)
+    chosen = _settings(config, views[0])
     filters(chosen.codec)
     timesteps = stored_timesteps(Path(config.checkpoint))
     if not 1 <= config.generate.steps <= timesteps:
@@ -42,94 +72,177 @@ def check(config: DictConfig, run: Run | None) -> None:
             f"generate.sampler={chosen.sampler} divides by the signal, and this model starts with none",
             "choose generate.sampler=ddim for a model whose schedule ends in pure noise",
         )
-    model.refuse_turned_tile(chosen.reference_view > 0, f"generate.reference_view={chosen.reference_view}")
+    model.refuse_turned_tile(max(views) > 0, f"generate.reference_view={max(views)}")
     if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
         raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
-    index = check_shards(config.data)
+    if config.data.path is None:
+        _refuse_unplanned(config, run)
+        return
+    _checked = _inputs(config)
+    index = _checked.index
     if index.rig != model.rig:
         raise InputError(
             f"{config.data.path} was taken with the rig {rig(index.rig).described}, the checkpoint makes views of "
             f"{model.cameras.described}",
             "give data of that rig, or a checkpoint trained on this one",
         )
+    tell_left_out(index, _checked.unknown)
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:
-    """Plan what is missing."""
+    """Plan what is missing, and what failed only because its shard was damaged then."""
     assert run is not None
-    recipe = _recipe(config)
-    plan = make_plan(
-        run.results,
-        Path(config.data.path),
-        recipe,
-        slice_size=config.generate.slice,
-        codec=config.generate.codec,
-        limit=config.limit,
-    )
-    now = status(plan.folder)
-    if not now.finished:
+    plans = [Plan.load(folder) for folder in _folders(config, run)] if config.data.path is None else _plans(config, run)
+    if any(len(plan.published()) < len(plan) for plan in plans):
         return None
-    left_out = f", {now.quarantined} quarantined" if now.quarantined else ""
-    return f"all is done, {now.done} of {now.samples} samples{left_out}"
+    now = [status(plan.folder) for plan in plans]
+    if not all(one.finished for one in now):
+        return None
+    quarantined = sum(one.quarantined for one in now)
+    left_out = f", {quarantined} quarantined" if quarantined else ""
+    return f"all is done, {sum(one.done for one in now)} of {sum(one.samples for one in now)} samples{left_out}"
+
+
+def _refuse_unplanned(config: DictConfig, run: Run) -> None:
+    for folder in _folders(config, run):
+        if not Plan.is_there(folder):
+            raise InputError(f"data=null, and nothing is planned in {folder}", "give data=PATH, what to make views of")
+
+
+def _plans(config: DictConfig, run: Run) -> list[Plan]:
+    inputs = _checked if _checked and _checked.config is config else _inputs(config)
+    plans = []
+    for recipe in _recipes(config):
+        plan = make_plan(
+            run.results,
+            inputs.index,
+            recipe,
+            slice_size=config.generate.slice,
+            codec=config.generate.codec,
+            asked=inputs.positions,
+            retry=lambda plan: mended(plan, inputs.index),
+        )
+        Asked.remember(plan.folder, Path(config.checkpoint), Path(config.data.path), inputs.index.unreadable)
+        plans.append(plan)
+    return plans
 
 
 def useful_workers(config: DictConfig, run: Run) -> int:
     """One for each slice that is not published."""
-    plan = Plan.load(run.results / _recipe(config).set_id)
-    return max(1, len(plan) - len(plan.published()))
+    plans = [Plan.load(folder) for folder in _folders(config, run)]
+    return max(1, sum(len(plan) - len(plan.published()) for plan in plans))
+
+
+def bad_nodes(config: DictConfig, run: Run) -> dict[str, str]:
+    """Nodes that failed where others did not, within the last day: somebody may have mended those before."""
+    found: dict[str, str] = {}
+    for folder in _folders(config, run):
+        found |= bad_hosts(read_ledger(folder), _DAY_S)
+    return found
 
 
 def work(config: DictConfig, context: Context) -> str:
     """One worker."""
+    assert context.run and context.events
+    recipes = _recipes(config)
+    if all(_is_published(context.run.results / recipe.set_id) for recipe in recipes):
+        print("everything was published while this worker waited in the queue", flush=True)
+        return "done"
+
     import torch
 
     from mvdiff.generate.worker import run_worker
     from mvdiff.model.pipeline import MultiViewPipeline
 
-    assert context.run and context.events
     torch.set_num_threads(config.cluster.cpus_per_task)
     print(f"views by {config.checkpoint}", flush=True)
-    pipeline = MultiViewPipeline.from_pretrained(
-        Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu", config.generate.mixed_precision
-    )
-    recipe = _recipe(config)
-
-    def sampler(images: NDArray[np.uint8], seeds: list[int]) -> NDArray[np.uint8]:
-        return pipeline(
-            images,
-            seeds,
-            recipe.steps,
-            recipe.guidance,
-            reference_view=recipe.reference_view,
-            sampler=recipe.sampler,
-            guidance_rescale=recipe.guidance_rescale,
-            guidance_interval=recipe.guidance_interval,
+    name, node = f"{context.place.job_id}-{context.worker}", context.place.node
+    try:
+        pipeline = MultiViewPipeline.from_pretrained(
+            Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu", config.generate.mixed_precision
         )
+        if config.generate.compile:
+            tell = partial(print, flush=True)
+            made = pipeline.compile(recipes[0].batch, recipes[0].sampler, recipes[0].guidance, tell)
+            tell(f"compiled: {made}")
+            context.events.write("compiled", graphs=made.graphs, cached=made.cached, seconds=round(made.seconds, 3))
+    except Exception as error:
+        reason = f"the model does not load: {type(error).__name__}: {error}"
+        Ledger(context.run.results / recipes[0].set_id, Owner.here(name, node)).gave_up(reason)
+        raise
 
-    return run_worker(
-        context.run.results / recipe.set_id,
-        sampler,
-        f"{context.place.job_id}-{context.worker}",
-        context.should_stop,
-        settings=settings(GenerateSettings, config.generate, "generate"),
-        events=context.events,
-    )
+    def sampler(recipe: Recipe) -> Callable[[NDArray[np.uint8], list[int]], NDArray[np.uint8]]:
+        def sample(images: NDArray[np.uint8], seeds: list[int]) -> NDArray[np.uint8]:
+            return pipeline(
+                images,
+                seeds,
+                recipe.steps,
+                recipe.guidance,
+                reference_view=recipe.reference_view,
+                sampler=recipe.sampler,
+                guidance_rescale=recipe.guidance_rescale,
+                guidance_interval=recipe.guidance_interval,
+            )
+
+        return sample
+
+    for recipe in recipes:
+        ended = run_worker(
+            context.run.results / recipe.set_id,
+            sampler(recipe),
+            name,
+            context.should_stop,
+            settings=_settings(config, recipe.reference_view),
+            events=context.events,
+            host=node,
+            only_host=context.place.kind != "slurm",
+            time_left=context.time_left,
+        )
+        if ended == "stopped":
+            return ended
+    return "done"
+
+
+def _is_published(folder: Path) -> bool:
+    plan = Plan.load(folder)
+    return len(plan.published()) == len(plan)
 
 
 def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
-    """How many samples there are, and where."""
+    """How many samples there are, where, and what was left out."""
     assert run is not None
-    folder = run.results / _recipe(config).set_id
-    now = status(folder)
-    if now.samples and not now.done:
-        why = next(iter(now.reasons.values()), "")
-        raise JobFailed(f"all of {now.samples} samples are quarantined, the last with: {why}")
+    folders = _folders(config, run)
+    now = [status(folder) for folder in folders]
+    _refuse_none_done(now)
+    asked = Asked.load(folders[0])
+    views = reference_views(config.generate.reference_view)
+    where = {f"results_of_view_{view}": str(folder) for view, folder in zip(views, folders, strict=True)}
     return {
         "checkpoint": config.checkpoint,
-        "results": str(folder),
-        "samples": now.done,
-        "quarantined": now.quarantined,
+        **({"results": str(folders[0])} if len(folders) == 1 else where),
+        "samples": sum(one.done for one in now),
+        "quarantined": sum(one.quarantined for one in now),
+        "unreadable_shards": len(asked.unreadable) if asked else 0,
     }
+
+
+def _refuse_none_done(now: Sequence[Status]) -> None:
+    samples = sum(one.samples for one in now)
+    if samples and not any(one.done for one in now):
+        why = next((reason for one in now for reason in one.reasons.values()), "")
+        raise JobFailed(f"all of {samples} samples are quarantined, the last with: {why}")
+
+
+def _inputs(config: DictConfig) -> _Inputs:
+    names = {key: _names(config, key) for key in ("shards", "ids")}
+    index = check_readable(config.data, names["shards"])
+    return _Inputs(config, index, *choose(index, names["ids"], config.limit))
+
+
+def _names(config: DictConfig, key: str) -> list[str] | None:
+    """What ``config.ids`` or ``config.shards`` lists: a string as ``listed`` reads it, or a list in a YAML file."""
+    value = config[key]
+    return None if value is None else listed(value, key) if isinstance(value, str) else [str(name) for name in value]
 
 
 def _checkpoint(config: DictConfig, run: Run) -> Path:
@@ -147,15 +260,24 @@ def _checkpoint(config: DictConfig, run: Run) -> Path:
     return path
 
 
-def _recipe(config: DictConfig) -> Recipe:
+def _settings(config: DictConfig, view: int) -> GenerateSettings:
+    """The settings of the result set whose input is that view."""
+    return settings(GenerateSettings, {**config.generate, "reference_view": view}, "generate")
+
+
+def _recipes(config: DictConfig) -> list[Recipe]:
+    """One for each reference view that is asked for."""
     checkpoint = Path(config.checkpoint)
-    model = stored_settings(checkpoint)
-    return Recipe.of(
-        settings(GenerateSettings, config.generate, "generate"),
-        checkpoint=checkpoint_hash(checkpoint),
-        rig=model.rig,
-        size=model.size,
-    )
+    model, hash_ = stored_settings(checkpoint), checkpoint_hash(checkpoint)
+    return [
+        Recipe.of(_settings(config, view), checkpoint=hash_, rig=model.rig, size=model.size)
+        for view in reference_views(config.generate.reference_view)
+    ]
+
+
+def _folders(config: DictConfig, run: Run) -> list[Path]:
+    """Their result sets."""
+    return [run.results / recipe.set_id for recipe in _recipes(config)]
 
 
 def _of_run(which: str | None, run: Run) -> Path:

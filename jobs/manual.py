@@ -25,7 +25,7 @@ SUMMARIES = {
     "evaluate": "score generated views against the truth and write a report",
     "verify": "check every byte of shards, results and checkpoints against its checksum",
     "export": "write results as .npy, PNG or FaceLift folders",
-    "status": "where a run's jobs are, and how far its training is",
+    "status": "where a run's jobs are, and how far its training and generation are",
     "doctor": "how many parameters a model has, and whether it fits a GPU",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",
     "testbed": "a SLURM of four virtual nodes on this one machine, for trying and testing",
@@ -42,10 +42,13 @@ DESCRIPTIONS = {
     "same command again continues or says that all is done.",
     "generate": "Takes the best checkpoint of the run (the newest where there was no validation) and generates six "
     "views for every sample of data= with cluster.workers workers, which share the work by leases: workers may be "
-    "killed, added or run twice. Results go to runs/NAME/results, one set for each checkpoint, configuration and seed.",
+    "killed, added or run twice. Results go to runs/NAME/results, one set for each checkpoint, configuration, seed and "
+    "reference view. A shard that cannot be read is told and left out; once mended, the same command takes it up.",
     "evaluate": "Compares the run's results with the true views in data=, beside simple baselines, and writes "
     "runs/NAME/report/index.html and metrics.json.",
-    "verify": "Reads every row of every shard below PATH and names each bad one. Exit status 1 if there is any.",
+    "verify": "Reads every byte of shards, results and checkpoints below PATH and names each bad row and file, and "
+    "every sample that was planned and is not there. Exit status 1 if there is any. With --repair what is bad or "
+    "missing of results is generated again, with further words (cluster=slurm ...) as mvdiff generate takes them.",
     "export": "Copies results below PATH into files that other programs read.",
     "doctor": "Counts parameters and estimates the peak of GPU memory, of a training step and of generation, for the "
     "settings that train and generate would be given. Needs no weights, data or GPU, and does not look at what "
@@ -62,9 +65,15 @@ EXAMPLES = {
         "mvdiff train run=mice data=runs/mice/shards/train cluster.tasks_per_node=2 --wait",
         "mvdiff train run=mice data=runs/mice/shards/train cluster=slurm cluster.nodes=2 --dry-run",
     ],
-    "generate": ["mvdiff generate run=mice data=runs/mice/shards/heldout cluster=slurm cluster.workers=64"],
+    "generate": [
+        "mvdiff generate run=mice data=runs/mice/shards/heldout cluster=slurm cluster.workers=64",
+        "mvdiff generate run=mice data=runs/mice/shards --shards 'train-00*' --reference-view all --limit 100",
+    ],
     "evaluate": ["mvdiff evaluate run=mice data=runs/mice/shards/heldout --wait"],
-    "verify": ["mvdiff verify runs/mice/shards"],
+    "verify": [
+        "mvdiff verify runs/mice/shards",
+        "mvdiff verify runs/mice/results --repair cluster=slurm cluster.workers=8",
+    ],
     "export": ["mvdiff export runs/mice/results format=png out=pictures"],
     "doctor": [
         "mvdiff doctor model=zero123plus-v1.2 card=a100-40gb train.gradient_checkpointing=true",
@@ -91,6 +100,14 @@ OPTIONS = """\
 JOB_OPTIONS = """\
   --dry-run   print the exact batch script (or command) and submit nothing
   --wait      stay until the job ends, showing its log"""
+
+OWN_OPTIONS = {
+    "generate": [
+        "  --limit N, --ids A,B, --ids @FILE, --shards A,B, --reference-view 0,2",
+        "              the same as limit=N, ids=..., shards=..., generate.reference_view=...",
+    ],
+    "verify": ["  --repair    generate again what is bad or missing of the result sets below PATH, and wait for it"],
+}
 
 STATUS = "  0 done or queued, 1 the job failed, 2 the request was wrong (one line says what and how to mend it)"
 
@@ -143,6 +160,7 @@ def page(job: str) -> str:
         "",
         "options",
         *([JOB_OPTIONS] if job in JOBS else []),
+        *OWN_OPTIONS.get(job, ()),
         OPTIONS,
         "",
         "examples",

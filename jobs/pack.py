@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from jobs.compose import part
 from jobs.job import Context
 from jobs.runfolder import Run
+from mvdiff.errors import one_line
 from mvdiff.pack import PackSettings, is_packed, pack, survey_for
 
 ARRAY = False
@@ -24,7 +25,7 @@ def check(config: DictConfig, run: Run | None) -> None:
         return
     found = survey_for(source, settings)
     for sample, why in found.refused:
-        print(f"left out: {sample}: {why}", file=sys.stderr)
+        print(one_line(f"left out: {sample}: {why}"), file=sys.stderr)
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:

@@ -1,25 +1,29 @@
-"""`mvdiff status RUN`: how far a run's training is, and what the queue says of its job."""
+"""`mvdiff status RUN`: how far a run's training and generation are, and what the queue says of its jobs."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.runfolder import JobFolder, Run
+from jobs.runfolder import JobFolder, Run, short
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
+from mvdiff.generate.plan import SET_FILE
+from mvdiff.generate.sheet import sheet_path
+from mvdiff.generate.status import status as generation_status
 from mvdiff.train.status import status as training_status
 from slurm.errors import RequestError
 from slurm.submission import states
 
 HELP = """\
-mvdiff status: where a run's jobs are, and how far its training is
+mvdiff status: where a run's jobs are, and how far its training and generation are
 
 usage: mvdiff status RUN [--json]
 
 RUN is a name below runs/, or the path of a run folder. Prints the queue's word for every job submitted for the run, and
-of training the newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it.
-Reads the run folder and asks the queue; works whether anything runs or not.
+of training the newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of
+every result set the samples done, running, quarantined and missing, samples a second and time left, worker by worker,
+and where its contact sheet lies. Reads the run folder and asks the queue; works whether anything runs or not.
 
 exit status
   0 told, 2 the request was wrong"""
@@ -46,15 +50,33 @@ def status(words: Sequence[str]) -> int:
     jobs = {folder.path.name: _queue(folder) for folder in folders}
     trained = [folder for folder in folders if folder.job == "train"]
     now = training_status(event for folder in trained for event in read_events(folder.events))
+    sets = {folder.name: generation_status(folder) for folder in _result_sets(run)}
     if as_json:
         training = dataclasses.asdict(now) if trained else None
-        print(json.dumps({"job": "status", "run": run.name, "jobs": jobs, "train": training}))
+        generated = {
+            name: dataclasses.asdict(of_set)
+            | {"samples_per_second": of_set.samples_per_second, "eta_s": of_set.eta_seconds}
+            for name, of_set in sets.items()
+        }
+        print(json.dumps({"job": "status", "run": run.name, "jobs": jobs, "train": training, "generate": generated}))
         return 0
     for name, words_of in jobs.items():
         print(f"{name:<16} {', '.join(f'{id_} {word}' for id_, word in words_of.items())}")
     for line in now.lines() if trained else ():
         print(f"  {line}")
+    for name, of_set in sets.items():
+        print(f"results {name}")
+        for line in of_set.lines():
+            print(f"  {line}")
+        sheet = sheet_path(run.results / name)
+        if sheet:
+            print(f"  sheet: {short(sheet)}")
     return 0
+
+
+def _result_sets(run: Run) -> list[Path]:
+    """Every result set of the run whose plan is there."""
+    return sorted(path.parent for path in run.results.glob(f"*/{SET_FILE}"))
 
 
 def _queue(folder: JobFolder) -> dict[str, str]:

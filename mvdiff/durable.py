@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and stay after a power cut."""
 
+import errno
 import json
 import os
 import secrets
@@ -73,3 +74,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Publish ``content`` as indented JSON with sorted keys under ``path``."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether ``error``, or what it was raised from, says that a disk or a quota has no room left."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

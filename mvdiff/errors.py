@@ -1,6 +1,14 @@
 """What goes wrong because of what was asked or given, as opposed to a bug."""
 
 
+def one_line(text: str) -> str:
+    """``text`` for one line that people read: what is no printable character (a newline, a terminal's control codes,
+    half of a surrogate pair) is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Hopeless(Exception):
     """What another attempt with the same input would meet again: a job that ends so does not start again by itself."""
 
@@ -8,13 +16,14 @@ class Hopeless(Exception):
 class InputError(Hopeless):
     """Wrong input, told in one line: what is wrong, where, and what mends it.
 
-    The command line prints ``str(error)`` and exits with status 2; no traceback is shown for it.
+    The command line prints ``str(error)`` and exits with status 2; no traceback is shown for it. Whatever names and
+    paths of others stand in it, it stays one line.
     """
 
     def __init__(self, what: str, mend: str) -> None:
         super().__init__(what, mend)
-        self.what = what
-        self.mend = mend
+        self.what = one_line(what)
+        self.mend = one_line(mend)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.mend}"

@@ -1,5 +1,6 @@
 """A run's append-only event log: JSON lines, one writer a file."""
 
+import errno
 import json
 import os
 import time
@@ -22,9 +23,12 @@ class EventLog:
     def write(self, kind: str, **fields: Any) -> None:
         """Append the event ``kind`` with its fields and the time (seconds since 1970)."""
         line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n"
+        content = line.encode()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(handle, line.encode())
+            if os.write(handle, content) < len(content):
+                os.write(handle, b"\n")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         finally:
             os.close(handle)
 
@@ -41,7 +45,8 @@ class EventLog:
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """Every whole event of every log in ``folder``, file by file; what is no event is passed over."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028 in an id.
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:

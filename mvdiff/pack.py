@@ -23,7 +23,8 @@ from mvdiff.shard.reader import ShardReader
 from mvdiff.shard.schema import MAX_SIZE, Sample
 from mvdiff.shard.split import held_out_recordings
 from mvdiff.shard.writer import ShardWriter
-from mvdiff.survey import Candidate, Survey, concurrently, survey
+from mvdiff.survey import Candidate, Survey, survey
+from mvdiff.threads import concurrently
 
 SETS = ("train", "heldout")
 RECORD = "pack.json"
@@ -234,7 +235,8 @@ def _remarks(found: Survey, settings: PackSettings) -> list[str]:
 
 
 def _report(out: Path, record: dict[str, Any], done_before: bool) -> PackReport:
-    lines = (out / REFUSED).read_text(encoding="utf-8").splitlines() if (out / REFUSED).exists() else []
+    # Not splitlines: names of folders may hold other separators, which JSON leaves as they are.
+    lines = (out / REFUSED).read_text(encoding="utf-8").rstrip("\n").split("\n") if (out / REFUSED).exists() else []
     return PackReport(
         record["samples"]["train"],
         record["samples"]["heldout"],

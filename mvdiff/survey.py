@@ -1,13 +1,8 @@
 """What can be packed from a folder of pictures, and what cannot and why, found out before anything is written."""
 
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -16,9 +11,7 @@ from mvdiff.facelift import find_samples, read_sample
 from mvdiff.progress import Progress
 from mvdiff.rig import Rig, angle_between, field_of_view
 from mvdiff.shard.schema import Sample
-
-S = TypeVar("S")
-T = TypeVar("T")
+from mvdiff.threads import concurrently
 
 
 @dataclass(frozen=True)
@@ -97,20 +90,3 @@ def _candidate(folder: Path, sample: Sample, rig: Rig) -> Candidate:
         sample.alpha is not None,
         float(angle_between(fov, rig.fov).max()),
     )
-
-
-def concurrently(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """``work`` of each item, in order, by a thread a core (decoding pictures lets go of Python's lock)."""
-    workers = len(os.sched_getaffinity(0))
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -24,7 +24,7 @@ from mvdiff.generate.results import ResultStore
 from mvdiff.generate.status import status
 from mvdiff.progress import tracked
 from mvdiff.rig import VIEWS, angle_between, readable
-from mvdiff.shard import CorruptRow, Sample, ShardDataset
+from mvdiff.shard import CorruptRow, DamagedShard, Sample, ShardDataset
 
 _ANGLE_TOLERANCE = 1.0
 
@@ -128,7 +128,7 @@ def _pairs(
         sample_id = data.ids[number]
         try:
             sample, result = data[number], store.sample(sample_id)
-        except CorruptRow as error:
+        except (CorruptRow, DamagedShard) as error:
             unreadable[sample_id] = str(error)
             continue
         if result.size != sample.size:

@@ -37,3 +37,9 @@ class InputReader:
         if not planned:
             raise Unreadable(f"{shard} row {row} is not the {sample_id} that was planned")
         return sample
+
+    def close(self) -> None:
+        """Close the shards."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()

@@ -25,12 +25,17 @@ from mvdiff.generate.owner import Owner
 
 State = Literal["held", "released", "published"]
 
+TWIN = "~"
+"""Behind a slice's name: the second lease on it, for whoever has nothing else to do while the first one is held."""
+
 
 class Lease:
     """The right to work on one slice, until the next attempt is taken."""
 
     def __init__(self, folder: Path, name: str, attempt: int, owner: Owner) -> None:
         self.name, self.attempt, self.owner = name, attempt, owner
+        self.done = 0
+        """Rows that the slice has so far; told with every heartbeat."""
         self._path = folder / f"{name}.{attempt}"
         self._next = folder / f"{name}.{attempt + 1}"
         self._sequence = 0
@@ -45,7 +50,7 @@ class Lease:
 
     def beat(self) -> None:
         """Raise the sequence number; does nothing once the lease is lost."""
-        if self.held():
+        if self.held() and self._path.exists():
             self._sequence += 1
             self._write_aside("held").replace(self._path)
 
@@ -59,18 +64,30 @@ class Lease:
         A lease that cannot be written (full disk, folder swept) is left to go stale.
         """
         with suppress(OSError):
-            if self.held():
+            if self.held() and self._path.exists():
                 self._write_aside(state).replace(self._path)
 
+    def forget(self) -> None:
+        """Delete the lease's file: its slice is published, and nobody asks for it any more."""
+        with suppress(OSError):
+            self._path.unlink()
+
     def _write_aside(self, state: State) -> Path:
-        content = {"state": state, "attempt": self.attempt, "sequence": self._sequence, "owner": self.owner.to_json()}
+        content = {
+            "state": state, "attempt": self.attempt, "sequence": self._sequence, "done": self.done,
+            "owner": self.owner.to_json(),
+        }  # fmt: skip
         path = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
-        path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        try:
+            path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return path
 
 
 class Heartbeat:
-    """Keeps a lease alive from a thread of its own while the block runs."""
+    """Keeps a lease alive from a thread of its own, from ``start`` to ``stop`` or while a block runs."""
 
     def __init__(self, lease: Lease, seconds: float) -> None:
         self._lease, self._seconds = lease, seconds
@@ -84,15 +101,23 @@ class Heartbeat:
             with suppress(OSError):
                 self._lease.beat()
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to beat."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self.stop()
 
 
 class LeaseBook:
@@ -125,25 +150,29 @@ class LeaseBook:
         self._attempts[name] = attempt
         return attempt
 
-    def is_live(self, name: str) -> bool:
-        """Whether somebody holds the slice ``name``, as far as one look can tell."""
+    def holder(self, name: str) -> dict[str, Any] | None:
+        """The fields of the lease under which somebody holds the slice ``name``, as far as one look can tell."""
         attempt = self.latest(name)
-        if not attempt:
-            return False
-        content = parse(self._read(name, attempt))
-        return content.get("state") == "held" and not self._owner.knows_dead(content.get("owner", {}))
+        content = parse(self._read(name, attempt)) if attempt else {}
+        return content if content.get("state") == "held" and not self._is_dead(content) else None
 
-    def _is_free(self, name: str, attempt: int) -> bool:
-        raw = self._read(name, attempt)
-        content = parse(raw)
-        if content.get("state") == "released" or self._owner.knows_dead(content.get("owner", {})):
-            return True
-        now = self._clock()
+    def silent_s(self, name: str) -> float:
+        """Seconds that this observer has seen nothing new of the slice ``name``'s lease; the first look starts them."""
+        raw, now = self._read(name, self.latest(name)), self._clock()
         before = self._seen.get(name)
         if before is None or before[0] != raw:
             self._seen[name] = (raw, now)
-            return False
-        return now - before[1] >= self._lease_seconds
+            return 0.0
+        return now - before[1]
+
+    def _is_dead(self, content: dict[str, Any]) -> bool:
+        return self._owner.knows_dead(content.get("owner", {}))
+
+    def _is_free(self, name: str, attempt: int) -> bool:
+        content = parse(self._read(name, attempt))
+        if content.get("state") == "released" or self._is_dead(content):
+            return True
+        return self.silent_s(name) >= self._lease_seconds
 
     def _read(self, name: str, attempt: int) -> bytes:
         try:

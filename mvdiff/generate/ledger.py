@@ -5,11 +5,13 @@ is published all the same.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mvdiff.events import EventLog, read_events
 from mvdiff.generate.owner import Owner
+from mvdiff.generate.suspects import Failure
 
 FOLDER = "ledger"
 
@@ -21,20 +23,24 @@ class Ledger:
         self._log = EventLog(folder / FOLDER / f"{owner.worker}.{owner.nonce}.jsonl")
         self._worker, self._host = owner.worker, owner.host
 
+    def began(self) -> None:
+        """The worker is ready to sample."""
+        self._write("began")
+
     def published(self, name: str, attempt: int, rows: int, missing: list[str], seconds: float) -> None:
         """The slice ``name`` is there with ``rows`` samples; those called ``missing`` had to be left out."""
         self._write("published", slice=name, attempt=attempt, rows=rows, missing=missing, seconds=round(seconds, 3))
 
-    def failed(
-        self, name: str, attempt: int, sample_id: str, stage: Literal["input", "sampler"], reason: str, trace: str = ""
-    ) -> None:
-        """The sample could not be read or not be sampled; it is quarantined if the slice is published without it."""
-        self._write(
-            "failed", slice=name, attempt=attempt, sample_id=sample_id, stage=stage, reason=reason, traceback=trace
-        )
+    def failed(self, name: str, attempt: int, sample_id: str, failure: Failure) -> None:
+        """The sample could not be read or sampled here; it is quarantined if the slice is published without it."""
+        self._write("failed", slice=name, attempt=attempt, sample_id=sample_id, **asdict(failure))
 
-    def gave_up(self, name: str, attempt: int, reason: str) -> None:
-        """The worker stopped, because what failed was its own doing."""
+    def halved(self, length: int, reason: str) -> None:
+        """Memory ran out: the worker goes on with ``length`` samples a call."""
+        self._write("halved", length=length, reason=reason)
+
+    def gave_up(self, reason: str, name: str | None = None, attempt: int | None = None) -> None:
+        """The worker stopped, at a slice or before its first one, because what failed was its own or its node's."""
         self._write("gave_up", slice=name, attempt=attempt, reason=reason)
 
     def _write(self, kind: str, **fields: Any) -> None:

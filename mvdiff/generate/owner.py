@@ -23,9 +23,10 @@ class Owner:
     """The process's start in clock ticks since boot: a process id is used again, the pair is not."""
 
     @classmethod
-    def here(cls, worker: str) -> Self:
-        """This process as the worker called ``worker``."""
-        return cls(worker, secrets.token_hex(4), socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()))
+    def here(cls, worker: str, host: str | None = None) -> Self:
+        """This process as the worker called ``worker`` on ``host``, which is this machine's name by default."""
+        pid = os.getpid()
+        return cls(worker, secrets.token_hex(4), host or socket.gethostname(), _machine(), pid, _started(pid))
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for a lease."""

@@ -2,13 +2,13 @@
 
 A plan is a sequence of immutable segments. The first call plans all it was asked for; a later one that asks for more
 (the data has grown, a limit was lifted) adds a segment with what is new and touches nothing else. A segment is two
-files: ``plan-0000-<hash>.npy``, one fixed-width record a sample, named by its content; and ``plan-0000.json``, which
-names it and appears last, whole, and once.
+files: ``plan-0000-<hash>.npy``, named by its content: the array of records, one a sample, and behind it the array of
+their ids' bytes; and ``plan-0000.json``, which names it and appears last, whole, and once.
 """
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
@@ -26,7 +26,9 @@ from mvdiff.rig import readable
 from mvdiff.shard import ShardIndex
 
 SET_FILE = "set.json"
-VERSION = 1
+VERSION = 2
+RECORD = np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8")])
+"""One planned sample: number of its shard in the segment, row in it, and the checksum that row had."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Segment:
     """How many of its samples an earlier segment had planned and had to leave out."""
     shards: list[str]
     entries: NDArray[np.void]
-    """``record_type`` [samples]."""
+    """``RECORD`` [samples]."""
+    names: NDArray[np.uint8]
+    """Their ids as UTF-8, a NUL behind each: no id holds one."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -78,14 +82,18 @@ class Segment:
         content = entries.read_bytes() if entries.exists() else b""
         if xxhash.xxh3_64_hexdigest(content) != header["checksum"]:
             raise InputError(f"{entries} is missing or damaged", "restore it, or start another run")
-        records = np.load(BytesIO(content), allow_pickle=False)
-        return cls(header["number"], header["slice"], header["codec"], header["retried"], header["shards"], records)
+        stored = BytesIO(content)
+        records, names = (np.load(stored, allow_pickle=False) for _ in range(2))
+        return cls(
+            header["number"], header["slice"], header["codec"], header["retried"], header["shards"], records, names
+        )
 
     def publish(self, folder: Path) -> bool:
         """Write the segment into ``folder``; False, leaving nothing behind, when its number is taken by now."""
         buffer = BytesIO()
-        np.save(buffer, self.entries, allow_pickle=False)
-        content = buffer.getvalue()
+        for array in (self.entries, self.names):
+            np.save(buffer, array, allow_pickle=False)
+        content = buffer.getbuffer()
         checksum = xxhash.xxh3_64_hexdigest(content)
         path = segment_path(folder, self.number)
         entries = folder / f"{path.stem}-{checksum}.npy"
@@ -109,7 +117,17 @@ class Segment:
     @cached_property
     def ids(self) -> list[str]:
         """Sample ids in the order of the plan."""
-        return [name.decode() for name in self.entries["sample_id"].tolist()]
+        return self._names(0, len(self.entries))
+
+    @cached_property
+    def _ends(self) -> NDArray[np.intp]:
+        """Where the NUL behind each id lies in ``names``."""
+        return np.flatnonzero(self.names == 0)
+
+    def _names(self, begin: int, end: int) -> list[str]:
+        """Ids of the samples ``begin`` to ``end``, at least one."""
+        first = self._ends[begin - 1] + 1 if begin else 0
+        return self.names[first : self._ends[end - 1]].tobytes().decode().split("\0")
 
     def name_at(self, number: int) -> str:
         """Name of slice ``number``."""
@@ -117,10 +135,11 @@ class Segment:
 
     def slice_at(self, number: int) -> Slice:
         """Slice ``number`` of this segment."""
-        part = self.entries[number * self.slice : (number + 1) * self.slice]
+        begin = number * self.slice
+        part = self.entries[begin : begin + self.slice]
         return Slice(
             self.name_at(number),
-            [name.decode() for name in part["sample_id"].tolist()],
+            self._names(begin, begin + len(part)),
             [Path(self.shards[shard]) for shard in part["shard"].tolist()],
             part["row"].tolist(),
             part["checksum"].tolist(),
@@ -135,6 +154,11 @@ class Plan:
     folder: Path
     recipe: Recipe
     segments: list[Segment]
+
+    @staticmethod
+    def is_there(folder: Path) -> bool:
+        """Whether ``folder`` is a result set."""
+        return (folder / SET_FILE).exists()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -181,11 +205,6 @@ class Plan:
         return {path.stem.removeprefix("slice-") for path in self.folder.glob("slice-*.h5")}
 
 
-def record_type(id_bytes: int) -> np.dtype:
-    """One planned sample, with an id of up to ``id_bytes`` bytes."""
-    return np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8"), ("sample_id", f"S{id_bytes}")])
-
-
 def segment_path(folder: Path, number: int) -> Path:
     """Where segment ``number`` of the plan in ``folder`` lies."""
     return folder / f"plan-{number:04d}.json"
@@ -193,32 +212,30 @@ def segment_path(folder: Path, number: int) -> Path:
 
 def make_plan(
     results: Path,
-    data: Path,
+    index: ShardIndex,
     recipe: Recipe,
     *,
     slice_size: int,
     codec: str,
-    limit: int | None = None,
-    ids: Sequence[str] | None = None,
+    asked: Iterable[int] | None = None,
     retry: "Callable[[Plan], Collection[str]] | None" = None,
 ) -> Plan:
-    """Plan what is missing of ``recipe`` applied to the shards ``data``, in ``results/<set id>/``.
+    """Plan what is missing of ``recipe`` applied to the samples of ``index``, in ``results/<set id>/``.
 
-    All samples are asked for, or those called ``ids``, or the first ``limit`` of them. What is planned already stays as
-    it is, so that the same call again changes nothing; several planners at once end with the same plan. ``retry`` says
-    which samples of a plan failed and are to be planned once more (``status.quarantined``).
+    All samples are asked for, or those at the positions ``asked``, rising (``selection.choose``). What is planned
+    already stays as it is, so that the same call again changes nothing; several planners at once end with the same
+    plan. ``retry`` says which samples of a plan failed and are to be planned once more (``status.quarantined``).
 
-    Raises ``InputError`` for unknown ids, another rig than the recipe's, and a sample whose input is not the one that
-    an earlier call planned under that id.
+    Raises ``InputError`` for another rig than the recipe's, and a sample whose input is not the one that an earlier
+    call planned under that id.
     """
-    index = ShardIndex.scan(data)
     if index.rig != recipe.rig:
         raise InputError(
-            f"{data} was taken with the rig {readable(index.rig)}, "
+            f"{index.shards[0]} was taken with the rig {readable(index.rig)}, "
             f"the checkpoint makes views of {readable(recipe.rig)}",
             "give data of that rig, or a checkpoint trained on this one",
         )
-    asked = _asked(index, data, ids, limit)
+    wanted = range(len(index)) if asked is None else list(asked)
     folder = results / recipe.set_id
     folder.mkdir(parents=True, exist_ok=True)
     _publish_json_once(folder / SET_FILE, {"version": VERSION, "recipe": asdict(recipe)})
@@ -227,53 +244,43 @@ def make_plan(
         if plan.recipe != recipe:
             raise InputError(f"{folder / SET_FILE} was changed by hand", "restore it, or start another run")
         again = set(retry(plan)) if retry else set()
-        missing = _missing(plan, index, asked, again)
+        missing = _missing(plan, index, wanted, again)
         if not missing:
             return plan
-        retried = sum(index.ids[i] in again for i in missing)
+        retried = sum(index.ids[i] in again for i in missing) if again else 0
         Segment(len(plan.segments), slice_size, codec, retried, *_records(index, missing)).publish(folder)
 
 
-def _asked(index: ShardIndex, data: Path, ids: Sequence[str] | None, limit: int | None) -> range | list[int]:
-    """Positions in ``index`` of the samples asked for."""
-    if ids is None:
-        return range(len(index) if limit is None else min(limit, len(index)))
-    where = {sample_id: i for i, sample_id in enumerate(index.ids)}
-    unknown = [sample_id for sample_id in ids if sample_id not in where]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise InputError(f"{data} has no sample {unknown[0]!r}{more}", "give ids that mvdiff verify lists there")
-    return sorted({where[sample_id] for sample_id in ids})[:limit]
-
-
-def _missing(plan: Plan, index: ShardIndex, asked: range | list[int], again: set[str]) -> list[int]:
-    """Positions in ``index`` of the asked samples that no segment holds, or that are to be done ``again``."""
+def _missing(plan: Plan, index: ShardIndex, wanted: Iterable[int], again: set[str]) -> list[int]:
+    """The positions ``wanted`` of ``index`` whose samples no segment holds, or that are to be done ``again``."""
     known: dict[str, int] = {}
     for segment in plan.segments:
         known.update(zip(segment.ids, segment.entries["checksum"].tolist(), strict=True))
+    if not known:
+        return list(wanted)
+    ids, checksums = index.ids, index.checksums.tolist()
     missing = []
-    for i in asked:
-        sample_id = index.ids[i]
-        if sample_id not in known:
+    for i in wanted:
+        planned = known.get(ids[i])
+        if planned is None:
             missing.append(i)
-        elif known[sample_id] != index.checksum(i):
+        elif planned != checksums[i]:
             raise InputError(
-                f"sample {sample_id} of {index.locate(i)[0]} is not the picture that {plan.folder} holds or plans",
+                f"sample {ids[i]} of {index.locate(i)[0]} is not the picture that {plan.folder} holds or plans",
                 "give changed pictures new ids, or start another run",
             )
-        elif sample_id in again:
+        elif ids[i] in again:
             missing.append(i)
     return missing
 
 
-def _records(index: ShardIndex, positions: list[int]) -> tuple[list[str], NDArray[np.void]]:
-    """Paths of the shards in use, and ``record_type`` [len(positions)]."""
-    shards: dict[Path, int] = {}
-    records = np.empty(len(positions), record_type(max(len(index.ids[i]) for i in positions)))
-    for k, i in enumerate(positions):
-        shard, row = index.locate(i)
-        records[k] = (shards.setdefault(shard, len(shards)), row, index.checksum(i), index.ids[i].encode())
-    return [str(shard.resolve()) for shard in shards], records
+def _records(index: ShardIndex, positions: list[int]) -> tuple[list[str], NDArray[np.void], NDArray[np.uint8]]:
+    """Paths of the shards in use, ``RECORD`` [len(positions)], and the bytes of the ids."""
+    used, shard = np.unique(index.shard[positions], return_inverse=True)
+    records = np.empty(len(positions), RECORD)
+    records["shard"], records["row"], records["checksum"] = shard, index.row[positions], index.checksums[positions]
+    names = "".join(f"{index.ids[i]}\0" for i in positions).encode()
+    return [str(index.shards[k].resolve()) for k in used], records, np.frombuffer(names, np.uint8)
 
 
 def _publish_json_once(path: Path, content: Any) -> bool:
@@ -296,3 +303,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error})", "restore it, or start another run") from None
+
+
+def find_sets(path: Path) -> list[Path]:
+    """The result set ``path``, or every one in that folder and those below it, sorted."""
+    return sorted(file.parent for file in path.rglob(SET_FILE)) if path.is_dir() else []

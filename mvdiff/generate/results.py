@@ -1,5 +1,6 @@
 """Read generated views back by sample id."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,60 +10,132 @@ from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
 from mvdiff.generate.inputs import OPEN_SHARDS
-from mvdiff.generate.plan import SET_FILE
-from mvdiff.shard import Sample, ShardIndex, ShardReader
+from mvdiff.generate.ledger import read_ledger
+from mvdiff.generate.plan import SET_FILE, Plan
+from mvdiff.shard import DamagedShard, Sample, ShardIndex, ShardReader
 
 
 class ResultStore:
     """The generated views of a result set: ``store[sample_id]`` -> uint8 [6, H, W, 3], checked against its checksum.
 
     ``path`` is a result set, a folder that holds exactly one, or any shards. The store holds what was published when it
-    was made. ``InputError`` when there is nothing to read, or more than one set to choose from; ``CorruptRow`` when a
-    row that is asked for fails its checksum. Picklable; files are opened as they are needed, in each process.
+    was made. To open a result set reads its plan and ledger and lists its files; a file is opened when one of its
+    samples is asked for, in each process. Picklable.
+
+    ``InputError`` when there is nothing to read, or more than one set to choose from; when a row that is asked for
+    fails its checksum, ``CorruptRow``, and when the whole file does, ``DamagedShard``.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = result_set(Path(path))
-        if (self.path / SET_FILE).exists() and not any(self.path.glob("slice-*.h5")):
-            raise InputError(f"{self.path} holds no results yet", "run mvdiff generate to the end of its first slice")
-        self._index = ShardIndex.scan(self.path)
-        self._places = {sample_id: i for i, sample_id in enumerate(self._index.ids)}
-        self._readers: dict[Path, ShardReader] = {}
+        self._readers: OrderedDict[Path, tuple[ShardReader, dict[str, int]]] = OrderedDict()
+        self._files: list[Path]
+        self._places: dict[str, int]
+        """Number of the file in ``_files`` that holds a sample."""
+        if (self.path / SET_FILE).exists():
+            plan = Plan.load(self.path)
+            self._of: str | ShardIndex = plan.recipe.set_id
+            self._files, self._places = _published(plan)
+            if not self._files:
+                raise InputError(
+                    f"{self.path} holds no results yet", "run mvdiff generate to the end of its first slice"
+                )
+        else:
+            index = ShardIndex.scan(self.path)
+            numbers = {path: number for number, path in enumerate(index.shards)}
+            self._files = index.shards
+            self._places = {sample_id: numbers[index.locate(i)[0]] for i, sample_id in enumerate(index.ids)}
+            self._of = index
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._places)
 
     def __contains__(self, sample_id: object) -> bool:
         return sample_id in self._places
 
     def ids(self) -> list[str]:
-        """Ids of all samples, in the order of iteration."""
-        return list(self._index.ids)
+        """Ids of all samples, in the order of iteration: file by file."""
+        return list(self._places)
 
     def __getitem__(self, sample_id: str) -> NDArray[np.uint8]:
         return self.sample(sample_id).views
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Pairs of a sample's id and its views uint8 [6, H, W, 3]."""
-        return ((sample_id, self[sample_id]) for sample_id in self._index.ids)
+        return ((sample_id, self[sample_id]) for sample_id in self._places)
 
     def sample(self, sample_id: str) -> Sample:
         """The views with the cameras they are seen by; ``KeyError`` for an id that is not there."""
-        shard, row = self._index.locate(self._places[sample_id])
-        if shard not in self._readers:
-            if len(self._readers) >= OPEN_SHARDS:
-                self._readers.pop(next(iter(self._readers))).close()
-            self._readers[shard] = ShardReader(shard)
-        return self._readers[shard].sample(row)
+        path = self._files[self._places[sample_id]]
+        reader, rows = self._opened(path)
+        if sample_id not in rows:
+            raise DamagedShard(path, f"lacks the sample {sample_id}, which was published in it")
+        sample = reader.sample(rows[sample_id])
+        if sample.sample_id != sample_id:
+            # A forked process opens the file anew, and a repair may have replaced it since its rows were listed.
+            raise InputError(f"{path} was replaced while it was read", "open the results again")
+        return sample
+
+    def _opened(self, path: Path) -> tuple[ShardReader, dict[str, int]]:
+        """A reader of the file at ``path``, and the row of every id in it."""
+        if path not in self._readers:
+            reader = ShardReader(path)
+            self._readers[path] = reader, {sample_id: row for row, sample_id in enumerate(reader.ids())}
+            if len(self._readers) > OPEN_SHARDS:
+                self._readers.popitem(last=False)[1][0].close()
+        self._readers.move_to_end(path)
+        return self._readers[path]
 
     def identity(self) -> str:
         """What tells this store from others: its result set, which may grow; of plain shards a hash of their rows."""
-        return str(self.attributes().get("result_set", "")) or self._index.fingerprint()
+        return self._of if isinstance(self._of, str) else self._of.fingerprint()
 
     def attributes(self) -> dict[str, Any]:
         """What made the results: checkpoint, steps, guidance, seed, ... (of the first file)."""
-        with ShardReader(self._index.shards[0]) as reader:
+        with ShardReader(self._files[0]) as reader:
             return reader.attributes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": OrderedDict()}
+
+
+def _published(plan: Plan) -> tuple[list[Path], dict[str, int]]:
+    """The published files of ``plan``, and for every sample the number of the file that holds it.
+
+    A sample that a slice had to leave out may be planned again: the last published slice with it counts. The files
+    decide; what the ledger says a slice lacks only saves opening it.
+    """
+    published, told = plan.published(), left_out(plan.folder)
+    files: list[Path] = []
+    places: dict[str, int] = {}
+    for segment in plan.segments:
+        for number in range(len(segment)):
+            name = segment.name_at(number)
+            if name not in published:
+                continue
+            path = plan.folder / f"slice-{name}.h5"
+            planned = segment.ids[number * segment.slice : (number + 1) * segment.slice]
+            lacking = set(told[name]) if name in told else _lacking(path, planned)
+            there = [one for one in planned if one not in lacking] if lacking else planned
+            places.update(dict.fromkeys(there, len(files)))
+            files.append(path)
+    return files, places
+
+
+def left_out(folder: Path) -> dict[str, list[str]]:
+    """What each published slice of the result set ``folder`` lacks, where its ledger tells: the last word counts."""
+    lines = sorted((line for line in read_ledger(folder) if line["kind"] == "published"), key=lambda line: line["time"])
+    return {line["slice"]: line["missing"] for line in lines}
+
+
+def _lacking(path: Path, planned: list[str]) -> set[str]:
+    """What the file at ``path`` lacks of the samples ``planned`` in it: its worker died before it could say so."""
+    try:
+        with ShardReader(path) as reader:
+            return set(planned).difference(reader.ids())
+    except DamagedShard:
+        # Its samples were published; whoever asks for one is told what has become of it.
+        return set()
 
 
 def result_set(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -37,9 +38,11 @@ class GenerateSettings:
     seed: int
     """Seed of the whole set; a sample's noise comes from it and the sample's id."""
     reference_view: int
-    """Which of a sample's six views is the input."""
+    """Which of a sample's six views is the input of a result set."""
     batch: int
     """Samples in one sampler call."""
+    compile: bool
+    """Run the network compiled, which every node does once at first (``mvdiff/model/compilation.py``)."""
     slice: int
     """Samples a worker claims at once, a multiple of ``batch``: a few minutes of work."""
     codec: str
@@ -106,6 +109,8 @@ class Recipe:
     reference_view: int
     batch: int
     """Part of the recipe because arithmetic on a GPU depends on the batch in its last bits."""
+    compile: bool
+    """Likewise: compiled arithmetic has other last bits."""
 
     @classmethod
     def of(cls, settings: GenerateSettings, *, checkpoint: str, rig: str, size: int) -> Self:
@@ -114,7 +119,7 @@ class Recipe:
         return cls(
             checkpoint, rig, size, settings.sampler, settings.steps, float(settings.guidance),
             float(settings.guidance_rescale), (float(low), float(high)), settings.mixed_precision, settings.seed,
-            settings.reference_view, settings.batch,
+            settings.reference_view, settings.batch, settings.compile,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -123,15 +128,37 @@ class Recipe:
 
     @property
     def set_id(self) -> str:
-        """Name of the result set: 16 hexadecimal digits of SHA-256 over every field."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Name of the result set: 16 hexadecimal digits of SHA-256 over every field.
+
+        ``compile`` counts where it is set, so that sets from before there was such a field keep their names.
+        """
+        counted = {key: value for key, value in asdict(self).items() if key != "compile" or value}
+        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
     def attributes(self) -> dict[str, str | int | float]:
         """What a result shard says about its making."""
         kept: dict[str, Any] = asdict(self)
         del kept["rig"], kept["size"]
         kept["guidance_interval"] = " ".join(f"{end:g}" for end in self.guidance_interval)
+        kept["compile"] = int(self.compile)
         return {**kept, "result_set": self.set_id}
+
+
+def reference_views(asked: Any) -> tuple[int, ...]:
+    """The views that ``generate.reference_view`` asks for: one, several (``0,2`` or a list), or ``all``, rising.
+
+    Raises ``InputError`` for anything else.
+    """
+    if asked == "all":
+        return tuple(range(VIEWS))
+    words = asked.strip("[]").split(",") if isinstance(asked, str) else asked
+    if not isinstance(words, Sequence):
+        words = [words]
+    known = {str(view): view for view in range(VIEWS)}
+    views = {known.get(str(word).strip()) for word in words}
+    if not views or None in views:
+        raise InputError(f"generate.reference_view is {asked}", f"give 0 to {VIEWS - 1}, some of them as 0,2, or all")
+    return tuple(sorted(view for view in views if view is not None))
 
 
 def sample_seed(seed: int, sample_id: str) -> int:

@@ -1,17 +1,43 @@
-"""How far a result set is, from its files."""
+"""How far a result set is, how fast it grows and by whom, from its files."""
 
-from collections import Counter
+import math
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvdiff.generate.lease import LeaseBook
+from mvdiff.errors import one_line
+from mvdiff.generate.lease import TWIN, LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
 from mvdiff.generate.plan import Plan, Slice
+from mvdiff.progress import duration
 from mvdiff.shard import ShardReader
 
 LEASES = "leases"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One worker, over all its starts."""
+
+    name: str
+    host: str
+    published: int
+    """Samples in slices that it published."""
+    in_hand: int
+    """Samples that it made in the slices it holds; 0 for one that holds none."""
+    slices: list[str]
+    """The slices that it holds."""
+    samples_per_second: float | None
+    """Over its newest start; None before anything was made."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it holds a slice."""
+        return bool(self.slices)
 
 
 @dataclass(frozen=True)
@@ -28,13 +54,49 @@ class Status:
     missing: int
     reasons: dict[str, str]
     """Why each quarantined sample was left out."""
-    workers: dict[str, int]
-    """Samples that each worker published."""
+    workers: list[WorkerStatus]
+    """Those that hold a slice first."""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.done + self.quarantined == self.samples
+
+    @property
+    def samples_per_second(self) -> float:
+        """Of all workers that hold a slice, together."""
+        return sum(worker.samples_per_second or 0.0 for worker in self.workers if worker.running)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until all is done at that speed; None where nothing moves."""
+        left = self.running + self.missing - sum(worker.in_hand for worker in self.workers)
+        return max(left, 0) / self.samples_per_second if self.samples_per_second and not self.finished else None
+
+    def lines(self) -> list[str]:
+        """The same for a person: all in one line, then the workers that hold a slice, then what was left out."""
+        share = self.done / self.samples if self.samples else 1.0
+        counts = (
+            f"{self.done} of {self.samples} samples done ({share:.0%}), {self.running} running, "
+            f"{self.quarantined} quarantined, {self.missing} missing"
+        )
+        speed = f"; {self.samples_per_second:.2f} samples/s" if self.samples_per_second else ""
+        eta = self.eta_seconds
+        told = [counts + speed + (f", {duration(eta)} left" if eta is not None else "")]
+        for worker in self.workers:
+            if worker.running:
+                at = f"{worker.samples_per_second:.2f} samples/s" if worker.samples_per_second else "no slice done yet"
+                told.append(
+                    f"worker {worker.name} on {worker.host}: {worker.published} done, {worker.in_hand} in hand, {at}"
+                )
+        idle = [worker for worker in self.workers if not worker.running and worker.published]
+        if idle:
+            told.append(f"{len(idle)} workers that hold nothing now did {sum(worker.published for worker in idle)}")
+        for sample_id, reason in list(self.reasons.items())[:_SHOWN]:
+            told.append(one_line(f"quarantined: {sample_id[:200]!r}: {reason}"))
+        if len(self.reasons) > _SHOWN:
+            told.append(f"... and {len(self.reasons) - _SHOWN} more; all with their tracebacks in ledger/")
+        return told
 
 
 def status(folder: Path) -> Status:
@@ -43,21 +105,17 @@ def status(folder: Path) -> Status:
     lines = list(read_ledger(folder))
     published = plan.published()
     reasons = _left_out(plan, lines)
-    leases = LeaseBook(folder / LEASES, Owner.here("status"), lease_seconds=0)
-    running = missing = 0
-    for name, size in plan.sizes().items():
-        if name in published:
-            continue
-        if leases.is_live(name):
-            running += size
-        else:
-            missing += size
-    workers: Counter[str] = Counter()
-    for line in lines:
-        if line["kind"] == "published":
-            workers[line["worker"]] += line["rows"]
+    leases = LeaseBook(folder / LEASES, Owner.here("status"), lease_seconds=math.inf)
+    open_slices = {name: size for name, size in plan.sizes().items() if name not in published}
+    holders = {
+        name: [holder for one in (name, name + TWIN) if (holder := leases.holder(one)) is not None]
+        for name in _leased(folder)
+        if name in open_slices
+    }
+    running = sum(open_slices[name] for name, of_slice in holders.items() if of_slice)
+    missing = sum(open_slices.values()) - running
     done = plan.samples - len(reasons) - running - missing
-    return Status(plan.samples, done, len(reasons), running, missing, reasons, dict(workers))
+    return Status(plan.samples, done, len(reasons), running, missing, reasons, _workers(lines, holders))
 
 
 def quarantined(plan: Plan) -> dict[str, str]:
@@ -65,8 +123,82 @@ def quarantined(plan: Plan) -> dict[str, str]:
     return _left_out(plan, list(read_ledger(plan.folder)))
 
 
+def bad_hosts(lines: Iterable[dict[str, Any]], within_s: float) -> dict[str, str]:
+    """Hosts that failed where others did not, by the ledger's lines of the last ``within_s`` seconds, with the reason.
+
+    A host is bad where its workers gave up, or where ``_FAILED_ALONE`` samples failed that came out on another host,
+    while at least one other host published something.
+    """
+    recent = [line for line in lines if line["time"] > time.time() - within_s]
+    publishers = {line["host"] for line in recent if line["kind"] == "published"}
+    missing = {sample_id for line in recent if line["kind"] == "published" for sample_id in line["missing"]}
+    resolved = {line["slice"] for line in recent if line["kind"] == "published"}
+    last_good = {
+        host: max(line["time"] for line in recent if line["kind"] == "published" and line["host"] == host)
+        for host in publishers
+    }
+    bad: dict[str, str] = {}
+    for host in sorted({line["host"] for line in recent}):
+        if not publishers - {host}:
+            continue
+        own = [line for line in recent if line["host"] == host]
+        failed = {
+            line["sample_id"]: line["reason"]
+            for line in own
+            if line["kind"] == "failed" and line["slice"] in resolved and line["sample_id"] not in missing
+        }
+        gave_up = [
+            line["reason"] for line in own if line["kind"] == "gave_up" and line["time"] > last_good.get(host, 0.0)
+        ]
+        if gave_up:
+            bad[host] = gave_up[-1]
+        elif len(failed) >= _FAILED_ALONE:
+            bad[host] = f"{len(failed)} samples failed there and not elsewhere, one with {next(iter(failed.values()))}"
+    return bad
+
+
+_FAILED_ALONE = 3
+
+
+def _leased(folder: Path) -> set[str]:
+    """Names of the slices that anybody ever claimed."""
+    paths = (folder / LEASES).glob("*") if (folder / LEASES).is_dir() else ()
+    return {path.name.partition(".")[0].removesuffix(TWIN) for path in paths if not path.name.startswith(".")}
+
+
+def _workers(lines: list[dict[str, Any]], holders: dict[str, list[dict[str, Any]]]) -> list[WorkerStatus]:
+    names = {line["worker"] for line in lines}
+    held: dict[str, dict[str, int]] = {}
+    for name, of_slice in holders.items():
+        for holder in of_slice:
+            owner = holder.get("owner", {})
+            held.setdefault(owner.get("worker", "?"), {})[name] = int(holder.get("done", 0))
+    workers = []
+    for worker in names | set(held):
+        own = sorted((line for line in lines if line["worker"] == worker), key=lambda line: line["time"])
+        published = sum(line["rows"] for line in own if line["kind"] == "published")
+        slices = held.get(worker, {})
+        host = own[-1]["host"] if own else "?"
+        workers.append(WorkerStatus(worker, host, published, sum(slices.values()), sorted(slices), _speed(own)))
+    return sorted(workers, key=lambda worker: (not worker.running, worker.name))
+
+
+def _speed(own: list[dict[str, Any]]) -> float | None:
+    """Samples a second of a worker's newest start, from its lines in the order of time."""
+    begins = [k for k, line in enumerate(own) if line["kind"] == "began"]
+    if not begins:
+        return None
+    newest = own[begins[-1] :]
+    made = [line for line in newest if line["kind"] == "published"]
+    if not made:
+        return None
+    seconds = made[-1]["time"] - newest[0]["time"]
+    return sum(line["rows"] for line in made) / max(seconds, 1e-3)
+
+
 def _left_out(plan: Plan, lines: list[dict[str, Any]]) -> dict[str, str]:
-    missing = {line["slice"]: line["missing"] for line in lines if line["kind"] == "published"}
+    told = sorted((line for line in lines if line["kind"] == "published"), key=lambda line: line["time"])
+    missing = {line["slice"]: line["missing"] for line in told}
     reasons = {line["sample_id"]: line["reason"] for line in lines if line["kind"] == "failed"}
     published = plan.published()
     ids: dict[str, None] = {}

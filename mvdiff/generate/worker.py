@@ -1,48 +1,57 @@
 """One worker: claims slices, samples them batch by batch, publishes them, until nothing is left.
 
-Its files in the set's folder: ``leases/SLICE.ATTEMPT``; ``attempts/SLICE.ATTEMPT/`` with the rows of an unfinished
-attempt, written by that attempt alone; ``slice-SLICE.h5``, the published result; ``ledger/WORKER.NONCE.jsonl``.
-``leases`` and ``attempts`` are swept when all is published.
+Four threads: the feed claims slices and reads inputs ahead, this one samples, the scribe writes rows behind it, and the
+press publishes whole slices behind that.
+A worker's files in the set's folder: ``leases/SLICE.ATTEMPT``; ``attempts/SLICE.ATTEMPT/`` with the rows of an
+unfinished attempt, written by that attempt alone; ``suspects/SLICE.WORKER.NONCE.json``; ``slice-SLICE.h5``, the
+published result; ``ledger/WORKER.NONCE.jsonl``. ``leases``, ``attempts`` and ``suspects`` are swept when all is
+published.
 """
 
-import random
+import math
 import shutil
+import statistics
+import sys
+import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvdiff.durable import link_new, sync_folder
 from mvdiff.events import EventLog
-from mvdiff.generate.inputs import InputReader, Unreadable
-from mvdiff.generate.lease import Heartbeat, Lease, LeaseBook
+from mvdiff.generate import attempt, suspects
+from mvdiff.generate.attempt import Lost
+from mvdiff.generate.claims import Claims
+from mvdiff.generate.feed import Batch, Feed, Work
+from mvdiff.generate.lease import TWIN, LeaseBook
 from mvdiff.generate.ledger import Ledger
 from mvdiff.generate.owner import Owner
-from mvdiff.generate.plan import Plan, Slice
+from mvdiff.generate.plan import Plan
+from mvdiff.generate.scribe import Scribe
 from mvdiff.generate.settings import GenerateSettings, sample_seed
+from mvdiff.generate.sheet import Sheet
 from mvdiff.generate.status import LEASES
+from mvdiff.generate.suspects import Failure, Suspects
+from mvdiff.generate.trial import DeviceLost, Sampler, Trial
 from mvdiff.progress import Progress
-from mvdiff.shard import Sample, ShardReader, ShardWriter, verify_shard
+from mvdiff.shard import Sample
 
-ATTEMPTS = "attempts"
-
-Sampler = Callable[[NDArray[np.uint8], list[int]], NDArray[np.uint8]]
-"""``sampler(images uint8[B H W 3], seeds)`` -> uint8[B 6 size size 3]. View ``k`` is seen by the rig's ``k``-th
-camera, ``images`` by the reference view's. What a sample becomes depends on its own image and seed alone."""
+FULL_DISK_SECONDS = 600.0
+"""How long a full disk is waited for: somebody may make room."""
+SHEET_SECONDS = 60.0
+"""Time between two drawings of the sheet, which take a third of a second."""
+_PACE_BATCHES = 5
 
 
 class SamplerBroken(Exception):
     """Sample after sample failed in the sampler: the fault lies with this worker or its node, not with the samples."""
-
-
-class _Lost(Exception):
-    """Another worker has taken the slice over, or has published it."""
 
 
 def run_worker(
@@ -53,19 +62,24 @@ def run_worker(
     *,
     settings: GenerateSettings,
     events: EventLog,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    host: str | None = None,
+    only_host: bool = True,
+    time_left: Callable[[], float] = lambda: math.inf,
 ) -> Literal["done", "stopped"]:
     """Work on the result set ``folder`` as the worker called ``name`` (unique among those that run).
 
     Returns ``"done"`` when every slice is published, by whomever, and ``"stopped"`` soon after ``should_stop()`` turns
-    true: it is asked between batches and while waiting; the batch in hand is kept for whoever takes the slice next.
+    true (it is asked between batches and while waiting; the batch in hand is kept for whoever takes the slice next),
+    or when ``time_left()`` seconds are fewer than a slice takes.
 
-    Of ``settings`` only lease, heartbeat, poll and give_up_after are used; what decides the outputs comes from the
-    plan. Raises ``SamplerBroken`` when ``give_up_after`` samples in a row failed in the sampler, and ``InputError`` for
-    a damaged plan.
+    A sample that fails alone is left out once it has failed on two hosts, or twice on the only one there is: ``host``
+    is this one's name (the machine's by default), and ``only_host`` says that no worker runs on another. Of
+    ``settings`` only lease, heartbeat, poll and give_up_after are used; what decides the outputs comes from the plan.
+
+    Raises ``SamplerBroken`` when ``give_up_after`` samples in a row failed in the sampler or its device is lost, and
+    ``InputError`` for a damaged plan or a disk that stays full.
     """
-    return _Worker(folder, sampler, name, should_stop, settings, events, clock, sleep).run()
+    return _Worker(folder, sampler, name, should_stop, settings, events, host, only_host, time_left).run()
 
 
 class _Worker:
@@ -77,216 +91,213 @@ class _Worker:
         should_stop: Callable[[], bool],
         settings: GenerateSettings,
         events: EventLog,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        host: str | None,
+        only_host: bool,
+        time_left: Callable[[], float],
     ) -> None:
         self._plan = Plan.load(folder)
         self._recipe = self._plan.recipe
-        self._sampler, self._name, self._should_stop, self._settings = sampler, name, should_stop, settings
-        self._events, self._clock, self._sleep = events, clock, sleep
-        owner = Owner.here(name)
+        self._name, self._should_stop, self._settings, self._events = name, should_stop, settings, events
+        owner = Owner.here(name, host)
         self._ledger = Ledger(folder, owner)
-        self._leases = LeaseBook(folder / LEASES, owner, settings.lease_seconds, clock)
-        self._inputs = InputReader()
-        self._failed_in_a_row = 0
+        self._suspects = Suspects(folder, owner)
         self._sizes = self._plan.sizes()
         self._counted: dict[str, int] = {}
-        published = self._plan.published()
-        # Each worker starts elsewhere in the plan, so that many of them starting at once do not queue for one name.
-        self._open = deque((k, slice_) for k, slice_ in enumerate(self._sizes) if slice_ not in published)
-        self._open.rotate(-random.Random(name).randrange(len(self._open) or 1))
+        self._counting = threading.Lock()
+        self._claims = Claims(
+            self._plan, LeaseBook(folder / LEASES, owner, settings.lease_seconds), owner,
+            lease_seconds=settings.lease_seconds, patience=settings.poll_seconds, only_host=only_host,
+            on_published=lambda slice_: self._count(slice_, self._sizes[slice_]),
+        )  # fmt: skip
+        self._trial = Trial(sampler, self._recipe.size, self._note_halved)
+        self._feed = Feed(
+            self._plan, self._claims, batch=self._recipe.batch, heartbeat_seconds=settings.heartbeat_seconds,
+            poll_seconds=settings.poll_seconds, should_stop=should_stop, time_left=time_left, drop=self._drop,
+            full_disk_seconds=FULL_DISK_SECONDS,
+        )  # fmt: skip
+        self._scribe, self._press = (
+            Scribe(
+                name, patience=FULL_DISK_SECONDS, pause=settings.heartbeat_seconds / 8, should_stop=should_stop,
+                on_full=self._note_full,
+            )
+            for name in ("scribe", "press")
+        )  # fmt: skip
+        self._sheet = Sheet(self._plan, SHEET_SECONDS)
+        self._pace: deque[float] = deque(maxlen=_PACE_BATCHES)
+        self._failed_in_a_row = 0
 
     def run(self) -> Literal["done", "stopped"]:
-        total = sum(self._sizes[name] for _, name in self._open)
-        pause = self._settings.poll_seconds / 16
-        with Progress("all workers together", total) as progress:
-            self._progress = progress
-            while not self._should_stop():
-                lease = self._claim()
-                if lease is not None:
-                    pause = self._settings.poll_seconds / 16
-                    self._work(self._plan.slice_at(self._open[0][0]), lease)
-                elif not self._open:
-                    self._sweep()
-                    self._events.write("done", worker=self._name)
-                    return "done"
-                else:
-                    self._sleep(pause)
-                    pause = min(2 * pause, self._settings.poll_seconds)
-        self._events.write("stopped", worker=self._name)
-        return "stopped"
-
-    def _claim(self) -> Lease | None:
-        """A lease on the slice at the head of ``_open``; None when those left are all held by others."""
-        for _ in range(len(self._open)):
-            name = self._open[0][1]
-            lease = None if self._is_published(name) else self._leases.claim(name)
-            if self._is_published(name):
-                if lease is not None:
-                    lease.end("published")
-                self._open.popleft()
-                self._count(name, self._sizes[name])
-            elif lease is not None:
-                return lease
-            else:
-                self._open.rotate(-1)
-        return None
-
-    def _is_published(self, name: str) -> bool:
-        return (self._plan.folder / f"slice-{name}.h5").exists()
-
-    def _work(self, part: Slice, lease: Lease) -> None:
-        """Generate and publish ``part``, or as much of it as comes before a stop."""
-        start = self._clock()
-        state: Literal["released", "published"] = "released"
-        try:
-            with Heartbeat(lease, self._settings.heartbeat_seconds):
-                attempt = self._attempt_shard(part, lease)
-                if attempt is None:
-                    return
-                with ShardReader(attempt) as reader:
-                    rows = reader.ids()
-                if not lease.held() or not link_new(attempt, self._plan.folder / part.file_name):
-                    raise _Lost
-                sync_folder(self._plan.folder)
-                state = "published"
-        except _Lost:
-            self._events.write("slice_lost", worker=self._name, slice=part.name, attempt=lease.attempt)
-            return
-        except Exception:
-            # Whoever publishes a slice clears away what others wrote for it; an error of theirs then means nothing.
-            if self._is_published(part.name):
-                return
-            raise
-        finally:
-            lease.end(state)
-        present = set(rows)
-        missing = [sample_id for sample_id in part.ids if sample_id not in present]
-        seconds = self._clock() - start
-        self._ledger.published(part.name, lease.attempt, len(rows), missing, seconds)
-        self._events.write("slice", worker=self._name, slice=part.name, samples=len(rows), seconds=round(seconds, 3))
-        for number in range(1, lease.attempt + 1):
-            shutil.rmtree(self._plan.folder / ATTEMPTS / f"{part.name}.{number}", ignore_errors=True)
-
-    def _attempt_shard(self, part: Slice, lease: Lease) -> Path | None:
-        """This attempt's own finished shard of ``part``, not yet under its public name; None after a stop."""
-        path = self._adopt(part, lease)
-        if path.exists() and not verify_shard(path):
-            return path
-        path.unlink(missing_ok=True)
-        size = self._recipe.size
-        with ShardWriter(
-            path, size=size, rig=self._recipe.rig, codec=part.codec, with_alpha=False,
-            attributes=self._recipe.attributes(),
-        ) as writer:  # fmt: skip
-            present = writer.ids()
-            places = {sample_id: k for k, sample_id in enumerate(part.ids)}
-            batch = self._recipe.batch
-            last = places[present[-1]] if present else -1
-            first = (last + 1) // batch * batch
-            for begin in range(first, len(part), batch):
-                if self._should_stop():
-                    return None
-                if not lease.held():
-                    raise _Lost
-                members = range(begin, min(begin + batch, len(part)))
-                for sample in self._generate(part, lease, members):
-                    if sample.sample_id not in present:
-                        writer.append(sample)
-                self._count(part.name, members.stop)
-            return writer.publish()
-
-    def _adopt(self, part: Slice, lease: Lease) -> Path:
-        """Where this attempt writes, with a copy of what the attempt before it left there.
-
-        A copy, since that attempt's writer may still be alive, only slow: two writers never share a file. Its last row
-        may be torn in the copy; the shard writer checks every row and cuts off what is not whole.
-        """
-        attempts = self._plan.folder / ATTEMPTS
-        own = attempts / f"{part.name}.{lease.attempt}"
-        for attempt in range(lease.attempt - 1, 0, -1):
-            before = attempts / f"{part.name}.{attempt}"
-            partial = attempts / f".{own.name}.copy"
-            # Its writer may rename files while they are copied: what cannot be copied whole is made again.
-            with suppress(OSError):
-                shutil.copytree(before, partial)
-                partial.rename(own)
-                break
-            shutil.rmtree(partial, ignore_errors=True)
-        own.mkdir(parents=True, exist_ok=True)
-        return own / "result"
-
-    def _generate(self, part: Slice, lease: Lease, members: range) -> list[Sample]:
-        """The generated samples of one batch, less those that fail; every failure goes to the ledger."""
-        inputs: list[Sample] = []
-        for k in members:
+        total = sum(self._sizes[name] for name in self._claims.names)
+        self._ledger.began()
+        with Progress("all workers together", total) as self._progress, self._press, self._scribe, self._feed:
+            working: Work | None = None
             try:
-                inputs.append(self._inputs.read(part.shards[k], part.rows[k], part.ids[k], part.checksums[k]))
-            except Unreadable as error:
-                self._ledger.failed(part.name, lease.attempt, part.ids[k], "input", str(error))
-                self._events.write("failed", worker=self._name, sample_id=part.ids[k], reason=str(error))
-        return self._sample(part, lease, inputs) if inputs else []
+                for batch in self._feed:
+                    working = batch.work
+                    self._do(batch)
+            finally:
+                if working is not None:
+                    self._drop(working)
+        if self._feed.ended == "done":
+            self._sweep()
+            self._sheet.draw()
+        self._events.write(self._feed.ended, worker=self._name)
+        return self._feed.ended
 
-    def _sample(self, part: Slice, lease: Lease, inputs: Sequence[Sample]) -> list[Sample]:
-        """Sample ``inputs`` together; after a failure by halves, down to the samples that fail alone."""
-        images = np.stack([sample.views[self._recipe.reference_view] for sample in inputs])
-        seeds = [sample_seed(self._recipe.seed, sample.sample_id) for sample in inputs]
+    def _do(self, batch: Batch) -> None:
+        """Sample one batch and hand it on."""
+        self._scribe.check()
+        work = batch.work
+        if work.attempt.lost:
+            return
+        if not work.claim.lease.held() or self._is_published(work):
+            work.attempt.lost = True
+            self._then_always(lambda: self._lose(work))
+            return
+        for sample_id, failure in batch.unreadable.items():
+            self._note_failure(work, sample_id, failure)
+        samples = self._sampled(batch) if any(batch.inputs) else []
+        self._scribe.do(lambda: self._append(work, samples, batch.begin + len(batch.inputs)))
+        if batch.last:
+            self._scribe.do(lambda: self._press.do(lambda: self._finish(work)))
+
+    def _sampled(self, batch: Batch) -> list[Sample]:
+        """What the sampler makes of the inputs of one batch; failures are noted."""
+        view = self._recipe.reference_view
+        images = [None if sample is None else sample.views[view] for sample in batch.inputs]
+        ids = batch.work.attempt.part.ids[batch.begin : batch.begin + len(images)]
+        seeds = [sample_seed(self._recipe.seed, sample_id) for sample_id in ids]
+        start = time.monotonic()
         try:
-            generated = self._sampler(images, seeds)
-            self._check_output(generated, len(inputs))
-        except Exception as error:
-            if len(inputs) == 1:
-                self._note_failure(part, lease, inputs[0].sample_id, error)
-                return []
-        else:
+            made, failed = self._trial(images, seeds, [k for k, image in enumerate(images) if image is not None])
+        except DeviceLost as error:
+            self._give_up(batch.work, str(error), error)
+        self._pace.append(time.monotonic() - start)
+        self._feed.batch_seconds = statistics.median(self._pace)
+        if made:
             self._failed_in_a_row = 0
-            return [_result(sample, views) for sample, views in zip(inputs, generated, strict=True)]
-        # Out here, where nothing holds the failed call's frames and their memory any more.
-        half = len(inputs) // 2
-        return self._sample(part, lease, inputs[:half]) + self._sample(part, lease, inputs[half:])
+        for k, why in failed.items():
+            failure = Failure("sampler", f"{type(why).__name__}: {why}", "".join(traceback.format_exception(why)))
+            self._note_failure(batch.work, ids[k], failure)
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= self._settings.give_up_after:
+                told = f"{self._failed_in_a_row} samples in a row failed, the last with {failure.reason}"
+                self._give_up(batch.work, told, why)
+        return [_result(sample, views) for k, views in sorted(made.items()) if (sample := batch.inputs[k]) is not None]
 
-    def _note_failure(self, part: Slice, lease: Lease, sample_id: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        self._ledger.failed(part.name, lease.attempt, sample_id, "sampler", reason, trace)
-        self._events.write("failed", worker=self._name, sample_id=sample_id, reason=reason)
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._settings.give_up_after:
-            self._ledger.gave_up(part.name, lease.attempt, reason)
-            raise SamplerBroken(f"{self._failed_in_a_row} samples in a row failed, the last with {reason}") from error
+    def _append(self, work: Work, samples: list[Sample], done: int) -> None:
+        if work.closed or work.attempt.complete:
+            return
+        with self._unless_published(work):
+            work.attempt.append(samples)
+            self._count(work.attempt.part.name, done)
 
-    def _check_output(self, generated: NDArray[np.uint8], count: int) -> None:
-        size = self._recipe.size
-        if generated.dtype != np.uint8 or generated.shape != (count, 6, size, size, 3):
-            raise ValueError(
-                f"the sampler returned {generated.dtype} {list(generated.shape)} for {count} samples of size {size}"
+    def _finish(self, work: Work) -> None:
+        """Publish a slice whose batches were all tried, unless another host is to try a sample again."""
+        if work.closed:
+            return
+        name, lease = work.attempt.part.name, work.claim.lease
+        alone = set(work.failures) - work.claim.failed_elsewhere
+        if alone:
+            self._suspects.add(name, {sample_id: work.failures[sample_id] for sample_id in alone})
+            self._close(work, "released")
+            return
+        with self._unless_published(work):
+            present = set(work.attempt.publish())
+        if work.closed:
+            return
+        missing = [sample_id for sample_id in work.attempt.part.ids if sample_id not in present]
+        seconds = time.monotonic() - work.started
+        self._events.write("slice", worker=self._name, slice=name, samples=len(present), seconds=round(seconds, 3))
+        # Last of what a full disk can refuse, since all of this is done again then, and the ledger tells of it once.
+        self._ledger.published(name, lease.attempt, len(present), missing, seconds)
+        self._close(work, "published")
+        self._count(name, self._sizes[name])
+        self._clear(work)
+        self._sheet.grow()
+
+    @contextmanager
+    def _unless_published(self, work: Work) -> Iterator[None]:
+        """Whoever publishes a slice clears away what others wrote for it; an error of theirs then means nothing."""
+        try:
+            yield
+        except Lost:
+            self._lose(work)
+        except Exception:
+            if not self._is_published(work):
+                raise
+            self._lose(work)
+
+    def _lose(self, work: Work) -> None:
+        """Leave a slice that another worker has taken over or published."""
+        if not work.closed:
+            self._events.write(
+                "slice_lost", worker=self._name, slice=work.attempt.part.name, attempt=work.claim.lease.attempt
             )
+            self._close(work, "released")
+            if self._is_published(work):
+                self._clear(work)
+                work.claim.lease.forget()
+
+    def _drop(self, work: Work) -> None:
+        """Have a slice left as it is, behind what is still to be written of it."""
+        self._then_always(lambda: self._close(work, "released"))
+
+    def _then_always(self, task: Callable[[], None]) -> None:
+        """Do ``task`` behind all rows and publications that are still to be written, and whatever becomes of them."""
+        self._scribe.do(lambda: self._press.do(task, always=True), always=True)
+
+    def _close(self, work: Work, state: Literal["released", "published"]) -> None:
+        if not work.closed:
+            work.closed = work.attempt.lost = True
+            work.heartbeat.stop()
+            work.attempt.close()
+            work.claim.lease.end(state)
+            self._claims.put_back(work.claim)
+
+    def _clear(self, work: Work) -> None:
+        work.attempt.clear()
+        self._suspects.clear(work.attempt.part.name)
+
+    def _is_published(self, work: Work) -> bool:
+        return (self._plan.folder / work.attempt.part.file_name).exists()
+
+    def _give_up(self, work: Work, told: str, error: Exception) -> NoReturn:
+        self._ledger.gave_up(told, work.attempt.part.name, work.claim.lease.attempt)
+        raise SamplerBroken(told) from error
+
+    def _note_failure(self, work: Work, sample_id: str, failure: Failure) -> None:
+        work.failures[sample_id] = failure
+        self._ledger.failed(work.attempt.part.name, work.claim.lease.attempt, sample_id, failure)
+        self._events.write("failed", worker=self._name, sample_id=sample_id, reason=failure.reason)
+
+    def _note_halved(self, length: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self._ledger.halved(length, reason)
+        print(f"out of memory: from here on {length} samples a call ({reason})", file=sys.stderr, flush=True)
+
+    def _note_full(self, error: Exception) -> None:
+        # The ledger lies on the disk that is full.
+        print(f"{error}; waiting for room for up to {FULL_DISK_SECONDS / 60:.0f} minutes", file=sys.stderr, flush=True)
 
     def _count(self, name: str, done: int) -> None:
         """Show that ``done`` samples of the slice ``name`` are done, by whomever."""
-        self._progress.advance(max(0, done - self._counted.get(name, 0)))
-        self._counted[name] = max(done, self._counted.get(name, 0))
+        with self._counting:
+            self._progress.advance(max(0, done - self._counted.get(name, 0)))
+            self._counted[name] = max(done, self._counted.get(name, 0))
 
     def _sweep(self) -> None:
-        """Clear the leases and unfinished attempts of this plan's slices, all published by now."""
-        for path in (*(self._plan.folder / LEASES).iterdir(), *(self._plan.folder / ATTEMPTS).glob("*")):
-            if path.name.lstrip(".").partition(".")[0] in self._sizes:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        """Clear the leases, suspects and unfinished attempts of this plan's slices, all published by now."""
+        for name in (LEASES, attempt.FOLDER, suspects.FOLDER):
+            for path in (self._plan.folder / name).glob("*"):
+                if path.name.lstrip(".").partition(".")[0].removesuffix(TWIN) in self._sizes:
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
 
 
 def _result(sample: Sample, generated: NDArray[np.uint8]) -> Sample:
     """The generated views uint8 [6 H W 3] as a sample seen by the input's cameras, whatever its size was."""
     scale = np.array([generated.shape[1] / sample.size] * 2 + [1.0], np.float32)
-    return Sample(
-        sample.sample_id,
-        sample.recording,
-        generated,
-        None,
-        sample.w2c,
-        sample.intrinsics * scale[:, None],
-        sample.azimuth,
-        sample.elevation,
-    )
+    return replace(sample, views=generated, alpha=None, intrinsics=sample.intrinsics * scale[:, None])

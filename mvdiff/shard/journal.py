@@ -1,23 +1,24 @@
 """Rows on their way into a shard: an append-only file that survives kill -9 and a full disk, with one writer.
 
 HDF5 cannot promise that a file under construction opens after its writer died, and its close can take the interpreter
-down when the disk is full. So rows first go to a journal, each with its length and checksum, written by plain system
-calls; the HDF5 file is made from it in one go at the end, and is the same whether or not the writing was interrupted.
+down when the disk is full. So encoded rows first go to a journal, each with its length and checksum, written by plain
+system calls; the HDF5 file is made from it in one go at the end, and is the same whether or not the writing was
+interrupted.
 """
 
 import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from mvdiff.errors import InputError
-from mvdiff.shard.schema import CAMERA_COLUMNS, Sample, picture_columns
+from mvdiff.shard.row import Row
+from mvdiff.shard.schema import NAME_BYTES
 
 _FRAME = struct.Struct("<QQ")
 
@@ -32,11 +33,11 @@ class Journal:
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
-        self._columns = (*picture_columns(header["size"], header["with_alpha"]), *CAMERA_COLUMNS)
-        self._row_bytes = sum(int(np.prod(column.shape)) * column.dtype.itemsize for column in self._columns)
         self.ids: list[str] = []
         self.checksums: list[int] = []
-        self._spans: list[tuple[int, int]] = []
+        self.name_bytes = NAME_BYTES
+        """Width of the name columns that these rows need."""
+        self._starts: list[int] = []
         self._handle = _locked(path)
         try:
             self._resume(json.dumps(header, sort_keys=True).encode())
@@ -51,7 +52,7 @@ class Journal:
             # Frames behind a damaged header must not be taken for rows of what is written now.
             os.ftruncate(self._handle, 0)
             self._end = 0
-            self._write(header)
+            self._write([header])
             return
         if found != header:
             old, new = json.loads(found), json.loads(header)
@@ -63,8 +64,7 @@ class Journal:
             )
         self._end = _FRAME.size + len(header)
         while (payload := self._frame(self._end, size)) is not None:
-            sample = self._sample(payload)
-            self._note(sample, self._end, len(payload))
+            self._note(Row.unpack(payload), self._end)
             self._end += _FRAME.size + len(payload)
         if self._end < size:
             os.ftruncate(self._handle, self._end)
@@ -79,21 +79,24 @@ class Journal:
         payload = _read(self._handle, at + _FRAME.size, length)
         return payload if xxhash.xxh3_64_intdigest(payload) == checksum else None
 
-    def _note(self, sample: Sample, at: int, length: int) -> None:
-        self.ids.append(sample.sample_id)
-        self.checksums.append(sample.checksum())
-        self._spans.append((at, length))
+    def _note(self, row: Row, at: int) -> None:
+        self.ids.append(row.sample_id)
+        self.checksums.append(row.checksum)
+        self._starts.append(at)
+        longest = max(len(name.encode()) for name in (row.sample_id, row.recording))
+        self.name_bytes = max(self.name_bytes, longest)
 
-    def append(self, sample: Sample) -> None:
+    def append(self, row: Row) -> None:
         """Add a row; once this returns it survives the death of the process. ``OSError`` leaves the rows before."""
-        names = json.dumps([sample.sample_id, sample.recording]).encode()
-        arrays = [np.ascontiguousarray(getattr(sample, column.name)).tobytes() for column in self._columns]
         at = self._end
-        length = self._write(b"".join([struct.pack("<I", len(names)), names, *arrays]))
-        self._note(sample, at, length)
+        self._write(row.pack())
+        self._note(row, at)
 
-    def _write(self, payload: bytes) -> int:
-        frame = memoryview(_FRAME.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload)
+    def _write(self, parts: list[bytes]) -> None:
+        hasher = xxhash.xxh3_64()
+        for part in parts:
+            hasher.update(part)
+        frame = memoryview(b"".join([_FRAME.pack(sum(map(len, parts)), hasher.intdigest()), *parts]))
         written = 0
         try:
             while written < len(frame):
@@ -102,29 +105,17 @@ class Journal:
             os.ftruncate(self._handle, self._end)
             raise
         self._end += written
-        return len(payload)
-
-    def _sample(self, payload: bytes) -> Sample:
-        (length,) = struct.unpack_from("<I", payload)
-        sample_id, recording = json.loads(payload[4 : 4 + length])
-        values: dict[str, Any] = {"alpha": None}
-        at = 4 + length
-        for column in self._columns:
-            count = int(np.prod(column.shape))
-            values[column.name] = np.frombuffer(payload, column.dtype, count, at).reshape(column.shape)
-            at += count * column.dtype.itemsize
-        return Sample(sample_id=sample_id, recording=recording, **values)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self) -> Iterator[Sample]:
-        """Every row, in the order it was appended."""
-        for at, _ in self._spans:
-            payload = self._frame(at, self._end)
+    def rows(self, order: Sequence[int] | None = None) -> Iterator[Row]:
+        """The rows numbered ``order``, or every row, in the order it was appended."""
+        for number in range(len(self)) if order is None else order:
+            payload = self._frame(self._starts[number], self._end)
             if payload is None:
                 raise OSError(f"{self.path} changed while it was read")
-            yield self._sample(payload)
+            yield Row.unpack(payload)
 
     def discard(self) -> None:
         """Delete the journal and let go of it."""

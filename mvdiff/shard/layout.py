@@ -1,18 +1,19 @@
 """How a shard lies in HDF5, and how the file is made from its rows."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from mvdiff.shard.codec import filters
+from mvdiff.shard.row import Row
 from mvdiff.shard.schema import (
     CAMERA_COLUMNS,
     CHECKSUM_COLUMN,
     NAME_COLUMNS,
     Column,
-    Sample,
     picture_columns,
 )
 from mvdiff.shard.seal import USER_BLOCK, apply_seal
@@ -29,12 +30,13 @@ def create_file(
     root: Mapping[str, str | int | float],
     with_alpha: bool,
     count: int,
-    rows: Iterable[Sample],
+    name_bytes: int,
+    rows: Iterable[Row],
 ) -> None:
-    """Write the ``count`` samples of ``rows`` to ``path``, sealed and synced. The same rows give the same bytes.
+    """Write the ``count`` rows to ``path``, sealed and synced. The same rows give the same bytes.
 
-    ``root`` holds the root attributes, among them ``size`` and ``codec``. Raises ``OSError`` (a full disk) and leaves a
-    file of no use then.
+    ``root`` holds the root attributes, among them ``size`` and ``codec``; no name is longer than ``name_bytes``. Raises
+    ``OSError`` (a full disk) and leaves a file of no use then.
     """
     sink = Sink(path)
     try:
@@ -45,6 +47,8 @@ def create_file(
             for column in pictures:
                 _create_column(file, column, count, 1, filters(str(root["codec"])))
             for column in SMALL_COLUMNS:
+                if column in NAME_COLUMNS:
+                    column = replace(column, dtype=h5py.string_dtype("utf-8", name_bytes))
                 _create_column(file, column, count, min(max(count, 1), SMALL_CHUNK_ROWS), {"fletcher32": True})
             _lay_out_index(file, sink)
             _fill(file, sink, pictures, count, rows)
@@ -71,17 +75,17 @@ def _lay_out_index(file: h5py.File, sink: Sink) -> None:
     file.flush()
 
 
-def _fill(file: h5py.File, sink: Sink, pictures: tuple[Column, ...], count: int, rows: Iterable[Sample]) -> None:
+def _fill(file: h5py.File, sink: Sink, pictures: tuple[Column, ...], count: int, rows: Iterable[Row]) -> None:
     small = {column.name: np.zeros((count, *column.shape), file[column.name].dtype) for column in SMALL_COLUMNS}
-    datasets = [(column.name, file[column.name]) for column in pictures]
-    for row, sample in enumerate(rows):
-        for name, dataset in datasets:
-            dataset[row] = getattr(sample, name)
-        for column in CAMERA_COLUMNS:
-            small[column.name][row] = getattr(sample, column.name)
+    datasets = [file[column.name] for column in pictures]
+    for number, row in enumerate(rows):
+        for dataset, chunk in zip(datasets, row.chunks, strict=True):
+            dataset.id.write_direct_chunk((number,) + (0,) * (dataset.ndim - 1), chunk)
+        for name, values in row.cameras.items():
+            small[name][number] = values
         for column in NAME_COLUMNS:
-            small[column.name][row] = getattr(sample, column.name).encode()
-        small[CHECKSUM_COLUMN.name][row] = sample.checksum()
+            small[column.name][number] = getattr(row, column.name).encode()
+        small[CHECKSUM_COLUMN.name][number] = row.checksum
         if sink.error:
             return
     for name, values in small.items():
@@ -89,11 +93,10 @@ def _fill(file: h5py.File, sink: Sink, pictures: tuple[Column, ...], count: int,
 
 
 def _create_column(file: h5py.File, column: Column, count: int, chunk_rows: int, options: dict[str, object]) -> None:
-    names = column in NAME_COLUMNS
     file.create_dataset(
         column.name,
         (count, *column.shape),
-        h5py.string_dtype("utf-8", column.dtype.itemsize) if names else column.dtype,
+        column.dtype,
         chunks=(chunk_rows, *column.shape),
         maxshape=(max(count, 1), *column.shape),
         track_times=False,

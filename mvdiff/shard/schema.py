@@ -1,6 +1,5 @@
 """The shard schema: what a row is, how it is named, typed and checksummed, in memory and in HDF5."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,19 +15,29 @@ VERSION = 1
 MAX_SIZE = 2048
 """Pictures wider than this many pixels are refused: a damaged or hostile header must not claim all memory."""
 NAME_BYTES = 128
-"""Width of the ``sample_id`` and ``recording`` columns."""
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""Least width of the ``sample_id`` and ``recording`` columns: they are wider only in a shard with longer names."""
+MAX_NAME_BYTES = 1024
+"""Longest name, in bytes of UTF-8: some 340 Korean characters."""
 
 Attributes = Mapping[str, str | int | float]
 
 
 def name_problem(name: str) -> str | None:
-    """Why ``name`` may be no sample id or recording; None when it may. Names are data, never path parts."""
-    if not _NAME.fullmatch(name):
-        return "it must be 1 to 128 of the characters A-Z a-z 0-9 . _ -"
-    if ".." in name:
-        return "it must not contain '..'"
+    """Why ``name`` may be no sample id or recording; None when it may.
+
+    Names are data. Slashes, newlines and dots are as good as letters: nobody makes a path of a name, except through
+    ``mvdiff.filename``, or a line, except through ``one_line``.
+    """
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "it must be valid UTF-8"
+    if not encoded:
+        return "it must not be empty"
+    if b"\0" in encoded:
+        return "it must not contain NUL"
+    if len(encoded) > MAX_NAME_BYTES:
+        return f"it must have at most {MAX_NAME_BYTES} bytes of UTF-8, and has {len(encoded)}"
     return None
 
 
@@ -69,7 +78,7 @@ class Sample:
     """
 
     sample_id: str
-    """1 to 128 of ``A-Za-z0-9._-``, without ``..``; unique in a data set."""
+    """1 to 1024 bytes of UTF-8 without NUL, any text otherwise; unique in a data set."""
     recording: str
     """The session or animal it comes from, named by the same rule: a split never divides a recording."""
     views: NDArray[np.uint8]
@@ -90,7 +99,7 @@ class Sample:
             name = getattr(self, what)
             problem = name_problem(name)
             if problem:
-                raise InputError(f"{what} {name!r} is not usable", problem)
+                raise InputError(f"{what} {name[:200]!r} is not usable", problem)
         size = self.views.shape[1] if self.views.ndim == 4 else 0
         if not 1 <= size <= MAX_SIZE:
             raise self._wrong("views", f"are {list(self.views.shape)}", f"give [6, H, H, 3] with H up to {MAX_SIZE}")
@@ -126,7 +135,9 @@ def row_checksum(sample_id: str, recording: str, arrays: tuple[NDArray | None, .
     """xxh3_64 of a row. ``arrays``: views, alpha (None where unknown), w2c, intrinsics, azimuth, elevation."""
     hasher = xxhash.xxh3_64()
     for name in (sample_id, recording):
-        hasher.update(name.encode().ljust(NAME_BYTES, b"\0"))
+        encoded = name.encode()
+        # Behind a long name a NUL, so that no two pairs of names are the same bytes.
+        hasher.update(encoded.ljust(NAME_BYTES, b"\0") if len(encoded) <= NAME_BYTES else encoded + b"\0")
     for array in arrays:
         hasher.update(b"-" if array is None else b"+")
         if array is not None:

@@ -24,7 +24,8 @@ from mvdiff.shard.schema import SCHEMA, VERSION
 
 USER_BLOCK = 512
 MAX_HEAD = 1 << 30
-_BLOCK = 4 << 20
+_BLOCK = 1 << 20
+"""Bytes read at once: hashed while they are still in the processor's cache."""
 _LINE = re.compile(
     rf"{SCHEMA} (\d+) size=(\d+) head=(\d+) headsum=([0-9a-f]{{16}}) bodysum=([0-9a-f]{{16}}) sum=[0-9a-f]{{16}}\n"
 )

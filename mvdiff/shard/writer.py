@@ -1,7 +1,7 @@
 """Write one shard: row by row into a journal, then in one go, whole or not at all, under its name."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +10,11 @@ from typing import Self
 from mvdiff.durable import sync_folder
 from mvdiff.errors import InputError
 from mvdiff.shard.codec import filters
+from mvdiff.shard.handle import Handle
 from mvdiff.shard.journal import Journal
 from mvdiff.shard.layout import create_file
 from mvdiff.shard.reader import ShardReader
+from mvdiff.shard.row import Encoder
 from mvdiff.shard.schema import MAX_SIZE, SCHEMA, VERSION, Attributes, Sample
 
 _RESERVED = {"schema", "version", "size", "rig", "codec"}
@@ -53,7 +55,8 @@ class ShardWriter:
         self._journal_path = self.path.with_name(f".{self.path.name}.part")
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(self._journal_path, {**root, "with_alpha": with_alpha})
+            self._journal = Journal(self._journal_path, {**root, "with_alpha": with_alpha, "rows": "encoded"})
+        self._encoder: Encoder | None = None
         if self.path.exists():
             # A writer that died between publishing and deleting its journal leaves both.
             self._journal.discard()
@@ -83,17 +86,26 @@ class ShardWriter:
             raise InputError(f"{where}: it {has} alpha and the shard is {wants}", "write all samples alike")
         if sample.sample_id in self._ids:
             raise InputError(f"{where}: that id is there already", "give every sample an id of its own")
+        if self._encoder is None:
+            self._encoder = Encoder(self.size, self.with_alpha, str(self._root["codec"]))
         with self._told():
-            self._journal.append(sample)
+            self._journal.append(self._encoder.encode(sample))
         self._ids.add(sample.sample_id)
 
-    def publish(self) -> Path:
-        """Make the shard from the rows, verify every one of them in it, and give it its name."""
+    def publish(self, order: Sequence[str] | None = None) -> Path:
+        """Make the shard from the rows, read back every byte of them from it, and give it its name.
+
+        The rows lie in it as they were appended, or as ``order``, which may name more, orders their ids.
+        """
+        places = {sample_id: place for place, sample_id in enumerate(order or ())}
+        ids = self._journal.ids
+        numbers = sorted(range(self.rows), key=lambda k: places[ids[k]]) if order is not None else range(self.rows)
         temporary = self.path.with_name(f".{self.path.name}.new")
         try:
             with self._told():
-                create_file(temporary, self._root, self.with_alpha, self.rows, self._journal.rows())
-                self._verify(temporary)
+                rows, name_bytes = self._journal.rows(numbers), self._journal.name_bytes
+                create_file(temporary, self._root, self.with_alpha, self.rows, name_bytes, rows)
+                self._verify(temporary, numbers)
                 temporary.replace(self.path)
                 sync_folder(self.path.parent)
                 self._journal.discard()
@@ -102,10 +114,13 @@ class ShardWriter:
             raise
         return self.path
 
-    def _verify(self, temporary: Path) -> None:
-        with ShardReader(temporary) as reader:
-            for row, checksum in enumerate(self._journal.checksums):
-                if reader.sample(row).checksum() != checksum:
+    def _verify(self, temporary: Path, numbers: Sequence[int]) -> None:
+        """``OSError`` unless the file, opened anew, holds what the journal does and its first row can be decoded."""
+        with Handle(temporary) as handle:
+            if numbers:
+                ShardReader.of_handle(handle).sample(0)
+            for number, row in enumerate(self._journal.rows(numbers)):
+                if handle.row(number).pack() != row.pack():
                     raise OSError(errno.EIO, "what was written reads back differently")
 
     @contextmanager
@@ -121,6 +136,9 @@ class ShardWriter:
     def close(self) -> None:
         """Let go of the lock. Rows that were not published wait for the next writer of this path."""
         self._journal.close()
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
     def discard(self) -> None:
         """Throw the rows away that were not published."""

@@ -69,15 +69,7 @@ def test_what_is_written_is_read_again(tmp_path_factory, seed, size, with_alpha)
     assert np.allclose(back.elevation, sample.elevation, atol=1e-3)
 
 
-def test_a_sample_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    def fail(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mvdiff.facelift.sync_folder", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_sample(tmp_path / "s", make_sample())
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
+def test_a_sample_is_never_written_over_another_one(tmp_path):
     write_sample(tmp_path / "s", make_sample())
     with pytest.raises(InputError, match="exists"):
         write_sample(tmp_path / "s", make_sample())

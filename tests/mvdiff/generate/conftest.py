@@ -10,14 +10,15 @@ import pytest
 
 from mvdiff.events import EventLog
 from mvdiff.generate import GenerateSettings, Plan, Recipe, make_plan, run_worker
+from mvdiff.generate.selection import choose
 from mvdiff.rig import RIGS
-from mvdiff.shard import Sample, ShardReader, ShardWriter
+from mvdiff.shard import Sample, ShardIndex, ShardReader, ShardWriter
 
 SIZE = 16
 
 SETTINGS = GenerateSettings(
     sampler="ddim", steps=2, guidance=1.0, guidance_rescale=0.0, guidance_interval=(0.0, 1.0), mixed_precision="no",
-    seed=7, reference_view=0, batch=2, slice=4, codec="lz4", lease_seconds=60.0, heartbeat_seconds=20.0,
+    seed=7, reference_view=0, batch=2, compile=False, slice=4, codec="lz4", lease_seconds=60.0, heartbeat_seconds=20.0,
     poll_seconds=1.0, give_up_after=4,
 )  # fmt: skip
 
@@ -81,10 +82,20 @@ class Bench:
                 writer.append(replace(old, views=255 - old.views) if old.sample_id == sample_id else old)
             writer.publish()
 
-    def plan(self, results: Path | None = None, **asked) -> Plan:
+    def plan(
+        self,
+        results: Path | None = None,
+        *,
+        limit: int | None = None,
+        ids: list[str] | None = None,
+        shards: list[str] | None = None,
+        **asked,
+    ) -> Plan:
+        index = ShardIndex.scan_readable(self.data, shards)
         return make_plan(
-            results or self.results, self.data, asked.pop("recipe", self.recipe),
-            slice_size=asked.pop("slice_size", SETTINGS.slice), codec=SETTINGS.codec, **asked,
+            results or self.results, index, asked.pop("recipe", self.recipe),
+            slice_size=asked.pop("slice_size", SETTINGS.slice), codec=SETTINGS.codec,
+            asked=choose(index, ids, limit)[0], **asked,
         )  # fmt: skip
 
     def work(
@@ -136,6 +147,19 @@ def sampler() -> Callable:
 def read_input() -> Callable[[str], Sample]:
     """The input sample of that id."""
     return lambda sample_id: sample(int(sample_id.removeprefix("mouse-")))
+
+
+@pytest.fixture
+def write_named(bench: Bench) -> Callable[[str, list[str]], Path]:
+    """Add a shard of samples called so to the bench's data."""
+
+    def write(name: str, ids: list[str]) -> Path:
+        with ShardWriter(bench.data / name, size=SIZE, rig="mouse", codec="raw", with_alpha=False) as writer:
+            for number, sample_id in enumerate(ids):
+                writer.append(replace(sample(1000 + number), sample_id=sample_id))
+            return writer.publish()
+
+    return write
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
+import csv
 import fcntl
+import json
 import os
+import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -51,19 +55,28 @@ def test_the_same_call_again_writes_nothing(store, tmp_path):
     assert before.items() <= {path: path.stat().st_ino for path in (tmp_path / "out").iterdir()}.items()
 
 
-@pytest.mark.parametrize(("form", "fatal"), [("npy", 7), ("png", 14)])
-def test_a_killed_export_goes_on_and_shows_no_half_sample(store, tmp_path, form, fatal):
+def shown(out):
+    """Names of the samples in the export ``out``."""
+    return {path.name for path in out.iterdir() if not path.name.startswith(".")} - {"export.json", "ids.csv"}
+
+
+@pytest.mark.parametrize("form", ["npy", "png", "facelift"])
+def test_a_killed_export_goes_on_and_shows_no_half_sample(store, tmp_path, form):
     out = tmp_path / "out"
     child = os.fork()
     if not child:
         try:
-            real, calls = os.fsync, 0
+            real, parts = os.fsync, []
 
             def fsync(handle):
-                nonlocal calls
-                calls += 1
-                if calls == fatal:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                """The first sample gets through; the kill finds the others written and not yet named."""
+                place = re.search(r"/out/(\.\w+\.part)", os.readlink(f"/proc/self/fd/{handle}"))  # noqa: PTH115
+                if place:
+                    parts.append(place[1])
+                    while place[1] != parts[0]:
+                        if shown(out):
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        time.sleep(0.001)
                 real(handle)
 
             os.fsync = fsync
@@ -72,23 +85,73 @@ def test_a_killed_export_goes_on_and_shows_no_half_sample(store, tmp_path, form,
             os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert list(out.glob(".*.part"))
+    there = shown(out)
     done = export(store, out, form)
-    assert 0 < done.kept < 10 and done.written + done.kept == 10
+    assert done.kept == len(there) and done.written + done.kept == 10
+    assert 0 < done.kept < 10
     assert not list(out.glob(".*"))
-    names = {path.name for path in out.iterdir()} - {"export.json"}
-    assert names == {f"{sample_id}.npy" if form == "npy" else sample_id for sample_id in store.ids()}
+    assert shown(out) == {f"{sample_id}.npy" if form == "npy" else sample_id for sample_id in store.ids()}
+    for sample_id, views in store:
+        path = out / sample_id
+        if form == "npy":
+            assert np.array_equal(np.load(out / f"{sample_id}.npy", allow_pickle=False), views)
+        elif form == "png":
+            assert np.array_equal(np.asarray(Image.open(path / "sheet.png")), np.concatenate(list(views), 1))
+        else:
+            assert np.array_equal(read_sample(path).views, views)
 
 
-def test_ids_that_may_not_become_file_names_are_refused_and_the_rest_goes_on(bench, tmp_path, make_sample):
+HOSTILE = [
+    ".hidden", "export.json", "ids.csv", "fine", "../climbs", "/etc/passwd", "..", "a b", "two\nlines", "a\r",
+    'quo"te,s', "쥐" * 300, "쥐 1", "%2Ehidden", "\u2028", "x" * 1024,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["npy", "png", "facelift"])
+def test_every_id_is_exported_under_a_name_of_its_own(tmp_path, make_sample, form):
     path = tmp_path / "results" / "slice.h5"
     with ShardWriter(path, size=16, rig="mouse", codec="raw", with_alpha=False) as writer:
-        for sample_id in (".hidden", "export.json", "fine"):
+        for sample_id in HOSTILE:
             writer.append(make_sample(sample_id))
         writer.publish()
-    done = export(ResultStore(path), tmp_path / "out", "png")
-    assert done.written == 1
-    assert done.refused.keys() == {".hidden", "export.json"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "fine"]
+    store, out = ResultStore(path), tmp_path / "out"
+    some = HOSTILE[:9]
+    assert export(store, out, form, ids=some).written == len(some)
+    assert export(store, out, form).kept == len(some)
+    with (out / "ids.csv").open(encoding="utf-8", newline="") as file:
+        noted = {row["sample_id"]: row["file"] for row in csv.DictReader(file)}
+    assert noted.keys() == set(HOSTILE) - {"fine"}
+    names = noted | {"fine": "fine.npy" if form == "npy" else "fine"}
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names.values(), "export.json", "ids.csv"])
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "out"}
+    for sample_id, name in names.items():
+        there = out / name
+        assert there.parent == out and not name.startswith(".")
+        if form == "facelift":
+            assert json.loads((there / "opencv_cameras.json").read_text(encoding="utf-8"))["id"] == sample_id
+        elif form == "npy":
+            assert np.array_equal(np.load(there, allow_pickle=False), store[sample_id])
+        else:
+            assert np.array_equal(np.asarray(Image.open(there / "view_5.png")), store[sample_id][5])
+
+
+def test_a_file_that_is_damaged_as_a_whole_costs_its_samples(store, tmp_path):
+    path = store.path / "slice-0000-000000.h5"
+    path.write_bytes(path.read_bytes()[:-1])
+    done = export(ResultStore(store.path), tmp_path / "out", "npy")
+    assert (done.written, list(done.refused)) == (6, [f"mouse-{k:03d}" for k in range(4)])
+    assert "cut off" in done.refused["mouse-000"]
+
+
+def test_a_disk_that_takes_nothing_more_is_told_in_one_line(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvdiff.generate.export.sync_file", _full)
+    with pytest.raises(InputError, match="cannot be written"):
+        export(store, tmp_path / "out", "png")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.json"]
+
+
+def _full(path):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_damaged_sample_costs_one_sample(store, tmp_path):

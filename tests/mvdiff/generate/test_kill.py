@@ -71,12 +71,12 @@ class Child:
 
 
 def test_killed_at_every_write_boundary(bench, sampler, tmp_path):
-    calm = bench.plan(tmp_path / "counted", limit=4)
+    calm = bench.plan(tmp_path / "counted", limit=8, slice_size=8)
     ended, _, boundaries = Child(bench, calm, sampler, "calm").ended()
     assert ended == 0 and boundaries > 20
     expected = bench.hashes(calm.folder)
     for fatal in range(boundaries):
-        plan = bench.plan(tmp_path / f"killed-{fatal}", limit=4)
+        plan = bench.plan(tmp_path / f"killed-{fatal}", limit=8, slice_size=8)
         ended, before, _ = Child(bench, plan, sampler, "killed", fatal).ended()
         assert os.WIFSIGNALED(ended), fatal
         after = []
@@ -87,9 +87,9 @@ def test_killed_at_every_write_boundary(bench, sampler, tmp_path):
 
         assert bench.work(plan, "next", counting) == "done", fatal
         assert bench.hashes(plan.folder) == expected, fatal
-        assert before + len(after) <= 3, f"killed at {fatal}: more than the batch in hand was done twice"
+        assert before + len(after) <= 4 + 2, f"killed at {fatal}: more than the batches in hand were done twice"
         state = status(plan.folder)
-        assert (state.done, state.finished) == (4, True)
+        assert (state.done, state.finished) == (8, True)
         assert not list((plan.folder / "leases").iterdir()), fatal
         assert not list((plan.folder / "attempts").glob("*")), fatal
         assert sum(line["kind"] == "published" for line in read_ledger(plan.folder)) <= 1

@@ -111,7 +111,7 @@ def test_a_holder_that_died_on_this_machine_is_found_out_at_once(book, tmp_path)
         os._exit(0 if book("a").claim("s") else 1)
     observer = book("b")
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert observer.is_live("s") is False
+    assert observer.holder("s") is None
     assert os.waitpid(child, 0)[1] == 0
     assert observer.claim("s").attempt == 2
 

@@ -1,12 +1,18 @@
 import pickle
+import shutil
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
 from mvdiff.errors import InputError
-from mvdiff.generate import ResultStore
-from mvdiff.shard import CorruptRow, ShardDataset, ShardReader
+from mvdiff.evaluate.evaluation import evaluate
+from mvdiff.evaluate.settings import EvaluateSettings
+from mvdiff.generate import ResultStore, make_plan, sample_seed
+from mvdiff.generate.audit import audit
+from mvdiff.generate.status import quarantined
+from mvdiff.shard import CorruptRow, DamagedShard, ShardDataset, ShardIndex, ShardReader, ShardWriter, verify
 
 
 @pytest.fixture
@@ -79,10 +85,141 @@ def test_a_flipped_bit_is_never_returned(folder):
     assert refused
 
 
-def test_results_are_shards_for_training_and_evaluation(folder):
-    data = ShardDataset(folder)
-    assert len(data) == 10
-    assert data.rig == "mouse"
+def test_results_are_shards_for_training_and_evaluation(bench, folder):
+    data, store, inputs = ShardDataset(folder), ResultStore(folder), ShardDataset(bench.data)
+    assert sorted(data.ids) == sorted(inputs.ids) and sorted(data.recordings) == sorted(inputs.recordings)
+    assert (data.rig, data.size) == (inputs.rig, 16)
+    for sample in data:
+        assert np.array_equal(sample.views, store[sample.sample_id])
+    assert len(ShardIndex.scan(folder)) == 10
+    # a second generation from what the first one made
+    again = make_plan(bench.results / "again", ShardIndex.scan(folder), bench.recipe, slice_size=4, codec="lz4")
+    assert bench.work(again) == "done"
+    assert sorted(ResultStore(again.folder).ids()) == sorted(inputs.ids)
+
+
+def test_results_can_be_evaluated_against_their_inputs(bench, folder, tmp_path):
+    settings = EvaluateSettings(train_samples=4, page=4, tile=16)
+    summary = evaluate(folder, bench.data, folder, tmp_path / "report", settings=settings)
+    assert summary.samples == 10 and not summary.unreadable
+    (folder / "slice-0000-000001.h5").write_bytes(b"rotten")
+    summary = evaluate(folder, bench.data, None, tmp_path / "report", settings=settings)
+    assert summary.samples == 6 and sorted(summary.unreadable) == [f"mouse-{k:03d}" for k in range(4, 8)]
+
+
+def test_what_a_slice_had_to_leave_out_is_not_there(bench, sampler):
+    def picky(images, seeds):
+        if sample_seed(7, "mouse-005") in seeds:
+            raise ValueError("no")
+        return sampler(images, seeds)
+
+    plan = bench.plan()
+    bench.work(plan, sampler=picky)
+    expected = [f"mouse-{k:03d}" for k in range(10) if k != 5]
+    store = ResultStore(plan.folder)
+    assert store.ids() == expected and len(store) == 9 and "mouse-005" not in store
+    assert [sample_id for sample_id, _ in store] == expected
+    for ledger in (plan.folder / "ledger").iterdir():
+        ledger.unlink()
+    assert ResultStore(plan.folder).ids() == expected
+
+    again = bench.plan(retry=quarantined)
+    assert len(again.segments) == 2
+    assert "mouse-005" not in ResultStore(plan.folder)
+    bench.work(again, "w1")
+    store = ResultStore(plan.folder)
+    assert len(store) == 10
+    seed = sample_seed(7, "mouse-005")
+    assert np.array_equal(store["mouse-005"], sampler(ShardDataset(bench.data)[5].views[:1], [seed])[0])
+
+
+def test_only_published_slices_count(folder):
+    (folder / "slice-0000-000000.h5").unlink()
+    store = ResultStore(folder)
+    assert store.ids() == [f"mouse-{k:03d}" for k in range(4, 10)] and len(store) == 6 and "mouse-000" not in store
+    assert store.identity() == folder.name == store.attributes()["result_set"]
+
+
+def test_to_open_a_set_opens_no_file(folder):
+    for path in folder.glob("slice-*.h5"):
+        path.write_bytes(b"rotten")
+    store = ResultStore(folder)
+    assert len(store) == 10
+    with pytest.raises(DamagedShard, match=r"slice-0000-000001\.h5"):
+        store["mouse-004"]
+
+
+def test_an_unreadable_file_without_a_word_in_the_ledger_hides_no_sample(folder):
+    shutil.rmtree(folder / "ledger")
+    (folder / "slice-0000-000001.h5").write_bytes(b"rotten")
+    store = ResultStore(folder)
+    assert len(store) == 10 and store["mouse-000"].shape == (6, 16, 16, 3)
+    with pytest.raises(DamagedShard, match=r"slice-0000-000001\.h5"):
+        store["mouse-004"]
+
+
+def test_a_file_that_lacks_what_the_ledger_promises_says_so(bench, folder):
+    first, second = (folder / f"slice-0000-00000{k}.h5" for k in range(2))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DamagedShard, match="lacks the sample mouse-000"):
+        ResultStore(folder)["mouse-000"]
+
+
+def test_a_forked_process_reads_with_files_of_its_own(folder):
+    store = ResultStore(folder)
+    expected = dict(store)
+    with get_context("fork").Pool(2) as pool:
+        for sample_id, views in zip(store.ids(), pool.map(store.__getitem__, store.ids()), strict=True):
+            assert np.array_equal(views, expected[sample_id])
+
+
+def test_a_file_that_is_replaced_under_a_forked_reader_is_never_misread(folder):
+    store, path = ResultStore(folder), folder / "slice-0000-000000.h5"
+    expected = dict(store)
+    other = folder / "slice-0000-000001.h5"
+    path.unlink()
+    shutil.copy(other, path)
+    with get_context("fork").Pool(1) as pool, pytest.raises(InputError, match="replaced"):
+        pool.apply(store.__getitem__, ("mouse-000",))
+    assert np.array_equal(store["mouse-004"], expected["mouse-004"])
+
+
+def test_plain_shards_are_results_too(bench):
+    store, data = ResultStore(bench.data), ShardDataset(bench.data)
+    assert store.ids() == list(data.ids) and len(store.identity()) == 32
+    assert np.array_equal(store["mouse-007"], data[7].views)
+
+
+HOSTILE = ["..", "../x", "/etc/passwd", ".hidden", "a\nb", " ", "쥐" * 300, "\u2028", "%2E", "x" * 1024, '"quoted"']
+
+
+def test_any_id_goes_from_a_shard_through_generation_to_the_store(bench, make_sample, tmp_path):
+    for path in bench.data.glob("*.h5"):
+        path.unlink()
+    with ShardWriter(bench.data / "a.h5", size=16, rig="mouse", codec="raw", with_alpha=False) as writer:
+        for sample_id in HOSTILE:
+            writer.append(make_sample(sample_id))
+        writer.publish()
+
+    def refuses(images, seeds):
+        if sample_seed(7, "\u2028") in seeds:
+            raise ValueError("no")
+        return noise(images, seeds)
+
+    def noise(images, seeds):
+        return np.stack([np.full((6, *images.shape[1:]), seed % 251, np.uint8) for seed in seeds])
+
+    plan = bench.plan()
+    assert bench.work(plan, sampler=refuses) == "done"
+    store = ResultStore(plan.folder)
+    assert store.ids() == [sample_id for sample_id in HOSTILE if sample_id != "\u2028"]
+    for sample_id, views in store:
+        assert (views == sample_seed(7, sample_id) % 251).all()
+    assert quarantined(plan) == {"\u2028": "ValueError: no"}
+    found = audit(plan.folder)
+    assert (found.good, list(found.quarantined), found.missing, found.flawed) == (10, ["\u2028"], [], [])
+    assert verify(plan.folder).bad == []
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "results"}
 
 
 def test_a_set_without_results_says_so(bench):

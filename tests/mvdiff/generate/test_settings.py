@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import configs
 from mvdiff.errors import InputError
 from mvdiff.generate import GenerateSettings, Recipe, sample_seed
+from mvdiff.generate.settings import reference_views
 
 DEFAULTS = yaml.safe_load((Path(configs.__file__).parent / "generate" / "default.yaml").read_text())
 SETTINGS = GenerateSettings(**{**DEFAULTS, "sampler": "ddim", "steps": 28, "guidance": 4.0})
@@ -23,7 +24,7 @@ def test_whatever_decides_an_output_is_part_of_the_set_id(name):
 
 
 def test_the_set_id_never_changes_between_versions():
-    recipe = Recipe("abc", "mouse", 320, "ddim", 28, 4.0, 0.0, (0.0, 1.0), "no", 0, 0, 8)
+    recipe = Recipe("abc", "mouse", 320, "ddim", 28, 4.0, 0.0, (0.0, 1.0), "no", 0, 0, 8, False)
     assert recipe.set_id == "4ec56a5a9471cf03"
 
 
@@ -42,6 +43,20 @@ def test_a_guidance_given_as_a_whole_number_is_the_same_recipe():
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
     with pytest.raises(InputError, match=r"generate\."):
         replace(SETTINGS, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("asked", "views"),
+    [(2, (2,)), ("0", (0,)), ("2,0", (0, 2)), ("[1, 3]", (1, 3)), ([5, 5], (5,)), ("all", (0, 1, 2, 3, 4, 5))],
+)
+def test_reference_views_are_asked_for_one_by_one_or_all(asked, views):
+    assert reference_views(asked) == views
+
+
+@pytest.mark.parametrize("asked", [6, -1, "", "0,6", "none", [], None, 1.5, True])
+def test_reference_views_that_are_not_there_are_refused(asked):
+    with pytest.raises(InputError, match=r"generate\.reference_view"):
+        reference_views(asked)
 
 
 @given(st.lists(st.tuples(st.integers(), st.text()), unique=True, min_size=2))

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from mvdiff.generate import Plan, ResultStore, SamplerBroken, sample_seed, statu
 from mvdiff.generate.lease import LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
-from mvdiff.generate.status import quarantined
+from mvdiff.generate.status import bad_hosts, quarantined
 from mvdiff.rig import RIGS
 from mvdiff.shard import ShardReader, ShardWriter, verify_shard
 
@@ -123,30 +124,63 @@ def test_nothing_left_to_do_is_done_without_a_call_of_the_sampler(bench):
     assert bench.work(plan, "w1", sampler=None) == "done"
 
 
-def test_a_worker_waits_for_slices_that_others_hold_and_takes_stale_ones(bench, calm):
+QUICK = {"lease_seconds": 0.9, "heartbeat_seconds": 0.3, "poll_seconds": 0.1}
+
+
+def test_a_slice_that_another_machine_holds_is_waited_for_until_it_is_silent_or_a_twin_has_made_it(bench, calm):
     plan = bench.plan()
     holder = LeaseBook(plan.folder / "leases", replace(Owner.here("gone"), machine="elsewhere"), 60.0)
     assert holder.claim("0000-000001") is not None
-    now, waits = 0.0, []
-
-    def sleep(seconds):
-        nonlocal now
-        waits.append(seconds)
-        now += seconds
-
-    assert bench.work(plan, "w1", clock=lambda: now, sleep=sleep) == "done"
-    assert 60 <= now < 63
-    assert waits == sorted(waits) and max(waits) == 1.0
+    assert bench.work(plan, "w1", settings=QUICK | {"lease_seconds": 3600.0}) == "done"
     assert bench.hashes(plan.folder) == calm
+    assert settled(plan.folder)
 
 
 def test_a_waiting_worker_can_be_stopped(bench):
     plan = bench.plan(limit=4)
     holder = LeaseBook(plan.folder / "leases", replace(Owner.here("busy"), machine="elsewhere"), 60.0)
     assert holder.claim("0000-000000") is not None
-    waits = []
-    assert bench.work(plan, should_stop=lambda: len(waits) > 3, sleep=waits.append) == "stopped"
+    deadline = time.monotonic() + 0.3
+    assert bench.work(plan, should_stop=lambda: time.monotonic() > deadline) == "stopped"
     assert status(plan.folder).running == 4
+
+
+def test_of_two_that_work_on_the_same_slice_the_first_to_publish_wins(bench, calm, sampler):
+    plan = bench.plan(limit=4)
+    slow, outcomes = threading.Event(), {}
+
+    def waiting(images, seeds):
+        assert slow.wait(30)
+        return sampler(images, seeds)
+
+    first = threading.Thread(target=lambda: outcomes.update(w0=bench.work(plan, "w0", waiting, settings=QUICK)))
+    first.start()
+    while status(plan.folder).running != 4:
+        assert first.is_alive()
+    assert bench.work(plan, "w1", settings=QUICK) == "done"
+    inode = (plan.folder / "slice-0000-000000.h5").stat().st_ino
+    slow.set()
+    first.join()
+    assert outcomes == {"w0": "done"}
+    assert (plan.folder / "slice-0000-000000.h5").stat().st_ino == inode
+    assert [line["worker"] for line in read_ledger(plan.folder) if line["kind"] == "published"] == ["w1"]
+    assert bench.hashes(plan.folder).items() <= calm.items()
+    assert settled(plan.folder)
+
+
+def test_a_worker_whose_time_is_shorter_than_a_slice_claims_no_more(bench, sampler):
+    plan = bench.plan()
+    calls = []
+
+    def slow(images, seeds):
+        calls.append(seeds)
+        time.sleep(0.05)
+        return sampler(images, seeds)
+
+    assert bench.work(plan, sampler=slow, time_left=lambda: 0.06) == "stopped"
+    assert len(calls) == 2, "it had to begin one slice to know how long it takes, and ends it"
+    assert status(plan.folder).done == 4
+    assert bench.work(plan, "w1", slow, time_left=lambda: 60.0) == "done"
 
 
 def test_a_paused_worker_that_comes_back_changes_nothing(bench, calm, sampler):
@@ -166,19 +200,13 @@ def test_a_paused_worker_that_comes_back_changes_nothing(bench, calm, sampler):
         finally:
             os._exit(2)
     assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
-    now = 0.0
-
-    def sleep(seconds):
-        nonlocal now
-        now += seconds
-
-    assert bench.work(plan, "w1", clock=lambda: now, sleep=sleep) == "done"
+    assert bench.work(plan, "w1", settings=QUICK) == "done"
     inodes = {path.name: path.stat().st_ino for path in plan.folder.glob("slice-*")}
     os.kill(child, signal.SIGCONT)
     assert os.waitpid(child, 0)[1] == 0
     assert {path.name: path.stat().st_ino for path in plan.folder.glob("slice-*")} == inodes
     assert bench.hashes(plan.folder) == calm
-    assert status(plan.folder).workers == {"w1": 10}
+    assert {worker.name: worker.published for worker in status(plan.folder).workers} == {"w1": 10, "zombie": 0}
     assert settled(plan.folder)
 
 
@@ -223,8 +251,10 @@ def test_a_sample_that_fails_in_the_sampler_costs_one_sample(bench, failing):
     state = status(plan.folder)
     assert (state.done, state.quarantined, state.missing, state.finished) == (9, 1, 0, True)
     assert state.reasons == {"mouse-005": "FloatingPointError: no good"}
-    [line] = [line for line in read_ledger(plan.folder) if line["kind"] == "failed"]
-    assert line["stage"] == "sampler" and "in sample" in line["traceback"]
+    lines = [line for line in read_ledger(plan.folder) if line["kind"] == "failed"]
+    assert len(lines) == 2, "on the only host there is, a sample has two tries"
+    for line in lines:
+        assert line["stage"] == "sampler" and "in sample" in line["traceback"]
     store = ResultStore(plan.folder)
     assert len(store) == 9
     with pytest.raises(KeyError):
@@ -237,6 +267,58 @@ def test_a_slice_of_nothing_but_failures_is_published_empty(bench, failing):
     state = status(plan.folder)
     assert (state.done, state.quarantined) == (8, 2)
     assert len(ResultStore(plan.folder)) == 8
+
+
+def test_a_sample_is_bad_once_two_hosts_have_failed_it(bench, failing, sampler, calm):
+    plan = bench.plan()
+    stop = threading.Event()
+    bad = failing(seeds_of(bench, 2, 5))
+    worker = threading.Thread(
+        target=lambda: bench.work(
+            plan, "a", bad, stop.is_set, host="node-a", settings=QUICK | {"lease_seconds": 60}, only_host=False
+        )
+    )
+    worker.start()
+    while status(plan.folder).done < 2 or len(list((plan.folder / "suspects").glob("*"))) < 2:
+        assert worker.is_alive()
+    time.sleep(0.3)
+    assert status(plan.folder).quarantined == 0
+    assert worker.is_alive(), "it waits for another host's verdict"
+    assert (
+        bench.work(plan, "b", host="node-b", sampler=failing(seeds_of(bench, 5)), settings=QUICK, only_host=False)
+        == "done"
+    )
+    worker.join()
+    state = status(plan.folder)
+    assert (state.done, set(state.reasons)) == (9, {"mouse-005"})
+    store = ResultStore(plan.folder)
+    calm_store = ResultStore(bench.plan(bench.results.with_name("calm")).folder)
+    assert all(np.array_equal(store[name], calm_store[name]) for name in store.ids())
+    assert bench.hashes(plan.folder)["slice-0000-000000.h5"] == calm["slice-0000-000000.h5"]
+    assert settled(plan.folder)
+
+
+def test_on_the_only_host_of_many_a_sample_waits_for_others_and_is_then_tried_again(bench, failing):
+    plan = bench.plan(limit=4)
+    start = time.monotonic()
+    bench.work(plan, sampler=failing(seeds_of(bench, 1)), settings=QUICK, only_host=False)
+    assert time.monotonic() - start > QUICK["lease_seconds"]
+    assert set(status(plan.folder).reasons) == {"mouse-001"}
+
+
+def test_a_node_that_fails_where_others_do_not_is_told_apart(bench):
+    plan = bench.plan()
+
+    def broken(images, seeds):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(SamplerBroken, match="illegal memory access"):
+        bench.work(plan, "a", broken, host="node-a")
+    assert bad_hosts(read_ledger(plan.folder), 60) == {}, "nobody has shown yet that it can be done"
+    assert bench.work(plan, "b", host="node-b") == "done"
+    assert list(bad_hosts(read_ledger(plan.folder), 60)) == ["node-a"]
+    assert bad_hosts(read_ledger(plan.folder), 0) == {}
+    assert status(plan.folder).quarantined == 0
 
 
 def test_what_failed_is_planned_again_only_when_asked(bench, failing):
@@ -268,8 +350,11 @@ def test_a_sampler_that_always_fails_stops_its_worker_and_quarantines_nothing(be
     assert status(plan.folder).quarantined == 0
 
 
-def test_a_sampler_that_only_fails_on_large_batches_loses_nothing(bench, calm, sampler):
+def test_out_of_memory_halves_the_batch_and_loses_nothing(bench, calm, sampler, capsys):
+    calls = []
+
     def small(images, seeds):
+        calls.append(len(seeds))
         if len(seeds) > 1:
             raise MemoryError
         return sampler(images, seeds)
@@ -277,10 +362,13 @@ def test_a_sampler_that_only_fails_on_large_batches_loses_nothing(bench, calm, s
     plan = bench.plan()
     assert bench.work(plan, sampler=small) == "done"
     assert bench.hashes(plan.folder) == calm
+    assert calls == [2] + [1] * 10, "it is tried once, not with every batch"
+    assert [line["length"] for line in read_ledger(plan.folder) if line["kind"] == "halved"] == [1]
+    assert "1 samples a call" in capsys.readouterr().err
 
 
 def test_output_of_the_wrong_shape_is_a_failure_of_the_sampler(bench, sampler):
-    with pytest.raises(SamplerBroken, match=r"returned uint8 \[1, 6, 8, 16, 3\] for 1 samples of size 16"):
+    with pytest.raises(SamplerBroken, match=r"returned uint8 \[2, 6, 8, 16, 3\] for 2 samples of size 16"):
         bench.work(bench.plan(), sampler=lambda images, seeds: sampler(images, seeds)[:, :, :8])
 
 

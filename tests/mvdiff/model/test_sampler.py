@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
 from mvdiff.errors import InputError
 from mvdiff.model import settings
@@ -65,6 +66,22 @@ def test_a_perfect_model_is_sampled_perfectly(pipeline, sampler, monkeypatch):
         drawn = pipeline.sample(PICTURES[:1], [0], Sampling(sampler, 20, 3.0))
     # DDIM and the multistep solvers end on the model's own answer, Euler's last step does too
     assert (drawn - answer).abs().max() < 0.1
+
+
+def test_the_ancestral_sampler_is_diffusers_own_bit_for_bit(pipeline):
+    ours = Sampling("euler_ancestral", 5, 1.0).scheduler(pipeline.model)
+    theirs = EulerAncestralDiscreteScheduler.from_config(ours.config)
+    theirs.set_timesteps(5)
+    noise = torch.Generator().manual_seed(4)
+    latents = torch.randn(2, 6, 4, 8, 8, generator=noise) * ours.init_noise_sigma
+    expected = latents
+    for step in ours.timesteps:
+        v = torch.randn(latents.shape, generator=noise)
+        drawn = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
+        assert torch.equal(ours.scale_model_input(latents, step), theirs.scale_model_input(expected, step))
+        latents = ours.step(v, step, latents, drawn).prev_sample
+        expected = theirs.step(v, step, expected, generator=torch.Generator().manual_seed(9)).prev_sample
+        assert torch.equal(latents, expected)
 
 
 def test_one_unconditional_pass_serves_a_batch(pipeline, monkeypatch):

@@ -1,0 +1,80 @@
+"""``sheet.png`` in a result set: inputs and generated views of a few samples, growing while the set does."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvdiff.durable import published
+from mvdiff.errors import InputError
+from mvdiff.generate.plan import Plan
+from mvdiff.shard import ShardReader
+
+NAME = "sheet.png"
+ROWS = 16
+"""Samples on a full sheet, taken evenly from the plan."""
+_TILE = 128
+_GREY = 160
+
+
+class Sheet:
+    """The sheet of ``plan``, drawn again at most every ``seconds``, by whichever worker comes to it."""
+
+    def __init__(self, plan: Plan, seconds: float) -> None:
+        self._plan, self._seconds = plan, seconds
+        self._path = plan.folder / NAME
+        self._drawn_at = -float("inf")
+        self._seen: float | None = None
+
+    def grow(self) -> None:
+        """Draw it again, unless somebody did so just now."""
+        with suppress(OSError):
+            changed = self._path.stat().st_mtime if self._path.exists() else None
+            if changed != self._seen:
+                # No clocks are compared: another's drawing counts from when it is noticed here.
+                self._seen, self._drawn_at = changed, time.monotonic()
+        if time.monotonic() - self._drawn_at >= self._seconds:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw it now. A sheet that cannot be drawn is no reason to stop a worker."""
+        self._drawn_at = time.monotonic()
+        with suppress(OSError, InputError):
+            strips = [strip for k in self._chosen() if (strip := self._strip(k)) is not None]
+            if strips:
+                with published(self._path) as temporary:
+                    Image.fromarray(np.concatenate(strips)).save(temporary, "PNG")
+                self._seen = self._path.stat().st_mtime
+
+    def _chosen(self) -> list[int]:
+        """Numbers of the published slices to show."""
+        there = self._plan.published()
+        numbers = [k for k, name in enumerate(self._plan.sizes()) if name in there]
+        return [numbers[round(k)] for k in np.linspace(0, len(numbers) - 1, min(ROWS, len(numbers)))]
+
+    def _strip(self, number: int) -> NDArray[np.uint8] | None:
+        """uint8 [tile, 7 tile, 3]: the input of a slice's first sample, and its views; None where it has none."""
+        part = self._plan.slice_at(number)
+        with ShardReader(self._plan.folder / part.file_name) as reader:
+            if not len(reader):
+                return None
+            made = reader.sample(0)
+        place = part.ids.index(made.sample_id)
+        tiles: list[NDArray[np.uint8]] = []
+        with suppress(InputError, OSError, LookupError), ShardReader(part.shards[place]) as reader:
+            tiles.append(_tile(reader.sample(part.rows[place]).views[self._plan.recipe.reference_view]))
+        tiles = tiles or [np.full((_TILE, _TILE, 3), _GREY, np.uint8)]
+        return np.concatenate([*tiles, *(_tile(view) for view in made.views)], axis=1)
+
+
+def _tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(picture).resize((_TILE, _TILE), Image.Resampling.LANCZOS))
+
+
+def sheet_path(folder: Path) -> Path | None:
+    """The sheet of the result set ``folder``, once there is one."""
+    path = folder / NAME
+    return path if path.exists() else None

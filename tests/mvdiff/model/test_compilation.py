@@ -1,0 +1,199 @@
+"""Compiled kernels: the same pictures, made once a node, from a cache that nobody else can write."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from mvdiff.errors import InputError
+from mvdiff.model.build import create
+from mvdiff.model.compilation import CompileCache, compiled, refuse_compiling
+from mvdiff.model.pipeline import MultiViewPipeline
+from tests.mvdiff.model.conftest import awake, draw_pictures
+
+CPU = torch.device("cpu")
+ROOT = os.getuid() == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This node's own disk, empty, and a process that has compiled nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # to be put back, whatever the test sets
+    torch._dynamo.reset()
+    yield tmp_path
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def cache(disk: Path) -> CompileCache:
+    return CompileCache.of(CPU, {"size": 1})
+
+
+def small(settings) -> MultiViewPipeline:
+    """The fewest kinds of layers of which a model can consist."""
+    model = create(settings(widths=[8, 8], attention=[False, True], norm_groups=8), draw_pictures(0, 4), 0)
+    return MultiViewPipeline(awake(model))
+
+
+@pytest.mark.timeout(600)
+def test_compiled_views_are_the_same_for_every_batch_and_found_in_the_cache_by_the_next(settings, disk):
+    pictures = draw_pictures(5, 3)[:, 0]
+    eager = small(settings)(pictures, seeds=[7, 8, 9], steps=3)
+    pipeline = small(settings)
+    first = pipeline.compile(3)
+    assert first.graphs >= 2 and first.cached == 0
+    assert first.folder.is_relative_to(disk)
+    ready = counters["stats"]["unique_graphs"]
+    views = pipeline(pictures, seeds=[7, 8, 9], steps=3)
+    assert np.abs(views.astype(int) - eager).max() <= 1
+    beside = pipeline([*(255 - pictures[:1]), *pictures[1:]], seeds=[1, 8, 9], steps=3)
+    assert np.array_equal(beside[1:], views[1:]) and not np.array_equal(beside[0], views[0])
+    assert np.array_equal(pipeline(pictures[:1], seeds=[7], steps=3)[0], views[0])
+    pipeline(pictures, seeds=[7, 8, 9], steps=7)
+    assert counters["stats"]["unique_graphs"] == ready, "something was compiled outside of its turn"
+    with pytest.raises(InputError, match="4 pictures in a call: give 3"):
+        pipeline([*pictures, pictures[0]], seeds=range(4), steps=1)
+
+    torch._dynamo.reset()
+    other = small(settings)
+    again = other.compile(3)
+    assert (again.graphs, again.cached, again.folder) == (first.graphs, first.graphs, first.folder)
+    assert np.array_equal(other(pictures, seeds=[7, 8, 9], steps=3), views)
+
+
+WORKER = """
+import sys, tempfile, torch
+from mvdiff.model.compilation import CompileCache, compile_in_place, compiled
+layer = torch.nn.Linear(4, 4)
+def work():
+    compile_in_place(layer)
+    layer(torch.ones(2, 4))
+made = compiled(CompileCache.of(torch.device("cpu"), {}), work, lambda line: None)
+print(made.graphs, made.cached)
+"""
+
+
+def test_of_two_workers_that_start_together_one_compiles(tmp_path):
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER], env=surroundings, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = sorted(worker.communicate(timeout=200)[0].strip() for worker in workers)
+    assert said == ["1 0", "1 1"]
+
+
+HOLDER = """
+import fcntl, sys
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_waits_for_the_one_that_compiles_until_it_is_dead(cache):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(cache.folder / "lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    told, entered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with cache.turn(lambda line: told.set()):
+            entered.set()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    assert told.wait(10) and not entered.is_set()
+    holder.send_signal(signal.SIGKILL)
+    waiter.join(10)
+    assert entered.is_set()
+    holder.communicate()
+
+
+def test_when_one_has_compiled_the_others_need_not_wait_for_each_other(cache):
+    with cache.turn(print):
+        pass
+    told: list[str] = []
+    with cache.turn(told.append), cache.turn(told.append):
+        assert told == []
+
+
+def test_a_worker_that_fails_leaves_the_turn_to_the_next(cache):
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        compiled(cache, fail, print)
+    told: list[str] = []
+    with cache.turn(told.append), pytest.raises(BlockingIOError):
+        _lock(cache)
+    assert told == []
+
+
+def _lock(cache: CompileCache) -> None:
+    import fcntl
+
+    with (cache.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_compiles_to_something_else_has_a_cache_of_its_own(cache):
+    assert CompileCache.of(CPU, {"size": 1}) == cache != CompileCache.of(CPU, {"size": 2})
+    assert [folder.stat().st_mode & 0o777 for folder in (cache.folder, cache.folder.parent)] == [0o700] * 2
+
+
+@pytest.mark.parametrize("which", ["cache", "its parent"])
+def test_a_cache_that_is_open_to_others_is_refused(cache, which):
+    (cache.folder if which == "cache" else cache.folder.parent).chmod(0o770)
+    with pytest.raises(InputError, match="open to others"):
+        CompileCache.of(CPU, {"size": 1})
+
+
+def test_a_link_is_no_cache(cache, disk):
+    away = disk / "away"
+    cache.folder.parent.rename(away)
+    cache.folder.parent.symlink_to(away)
+    with pytest.raises(InputError, match="own folder"):
+        CompileCache.of(CPU, {"size": 1})
+
+
+@pytest.mark.skipif(not ROOT, reason="gives folders to another user")
+def test_a_cache_of_somebody_else_is_refused(cache):
+    os.chown(cache.folder.parent, 4321, -1)
+    with pytest.raises(InputError, match="own folder"):
+        CompileCache.of(CPU, {"size": 1})
+
+
+@pytest.mark.skipif(not ROOT, reason="gives folders to another user")
+def test_a_cache_that_somebody_else_can_replace_is_refused(cache, disk):
+    os.chown(disk, 4321, -1)
+    disk.chmod(0o1777)
+    CompileCache.of(CPU, {"size": 1})
+    disk.chmod(0o777)
+    with pytest.raises(InputError, match="written by others"):
+        CompileCache.of(CPU, {"size": 1})
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_without_a_compiler_it_is_refused_in_one_line(monkeypatch, tmp_path, device, variable):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=r"no compiler .*generate\.compile=false") as refusal:
+        refuse_compiling(torch.device(device))
+    assert "\n" not in str(refusal.value)
+    monkeypatch.setenv(variable, sys.executable)
+    refuse_compiling(torch.device(device))
