@@ -22,6 +22,7 @@ from mvdiff.generate.owner import Owner
 from mvdiff.generate.plan import Plan, make_plan
 from mvdiff.generate.selection import choose, listed
 from mvdiff.generate.settings import GenerateSettings, Recipe, reference_views
+from mvdiff.generate.starts import refuse_futile
 from mvdiff.generate.status import Status, bad_hosts, status
 from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import rig
@@ -32,6 +33,7 @@ from mvdiff.train.position import best_checkpoint
 
 ARRAY = True
 CLAIMS_WORK = True
+COUNTS_STARTS = True
 _DAY_S = 86_400
 
 
@@ -148,6 +150,7 @@ def work(config: DictConfig, context: Context) -> str:
     if all(_is_published(context.run.results / recipe.set_id) for recipe in recipes):
         print("everything was published while this worker waited in the queue", flush=True)
         return "done"
+    refuse_futile(context.events.read())
 
     import torch
 

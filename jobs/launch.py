@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
 from jobs.job import Context, Job, bad_nodes, claims_work, job, tries, warning_s
-from jobs.runfolder import JobFolder, Run, short
+from jobs.runfolder import JobFolder, Run, Taken, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
@@ -70,7 +70,8 @@ def launch(request: Request) -> int:
         return _work_here(request, answer, module, config, folder)
     if workers is not None:
         workers = config.cluster.workers = min(workers, module.useful_workers(config, folder.run))
-    folder.create(config, request.words)
+    folder = _created(request, module, config, folder)
+    submitter = _submitter(request, module, config, folder, submitter.cluster)
     try:
         submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
     except RequestError:
@@ -132,6 +133,19 @@ def _submitter(request: Request, module: Job, config: DictConfig, folder: JobFol
     )
 
 
+def _created(request: Request, module: Job, config: DictConfig, folder: JobFolder) -> JobFolder:
+    """``folder``, made; or the next one where another command made it first and the work may be shared with that."""
+    while True:
+        try:
+            folder.create(config, request.words)
+        except Taken:
+            if not claims_work(module):
+                raise
+            folder = folder.run.next_job(request.name)
+        else:
+            return folder
+
+
 def _off_bad_nodes(
     request: Request, module: Job, config: DictConfig, folder: JobFolder, submitter: Submitter, workers: int | None
 ) -> Submitter:
@@ -166,7 +180,7 @@ def _work_here(
         if folder is None:
             module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
         else:
-            folder.create(config, request.words)
+            folder = _created(request, module, config, folder)
             with handlers_kept():
                 Task(folder.path)(0)
     return _finish(request, answer, module, config, folder.run if folder else None)

@@ -27,6 +27,10 @@ RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py"
 _NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
 
+class Taken(InputError):
+    """Another command was given the same job folder just now."""
+
+
 @dataclass(frozen=True)
 class Run:
     """``runs/NAME``: what its jobs publish lies at fixed places in it."""
@@ -110,13 +114,14 @@ class JobFolder:
         """Make the folder with config, provenance and a snapshot of the code, readable by its owner alone.
 
         Raises:
+            Taken: another command made it first.
             InputError: the run folder belongs to somebody else, or the disk refuses.
         """
         _owned(self.run.path)
         try:
             self.path.mkdir(parents=True, mode=0o700)
         except FileExistsError:
-            raise InputError(
+            raise Taken(
                 f"{self.path} was made by another command just now", "see what it does, then start again"
             ) from None
         except OSError as error:

@@ -88,6 +88,7 @@ class Task:
             raise
         if outcome == "stopped":
             waited = round(time.monotonic() - stop.since, 3) if stop.since is not None else None
-            events.write("task stopped", **who, signal=stop.signal, seconds_since_signal=waited)
+            with suppress(OSError):
+                events.write("task stopped", **who, signal=stop.signal, seconds_since_signal=waited)
             come_back(place, folder.logs, stop.signal)
         events.write("task finished", **who)

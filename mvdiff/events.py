@@ -32,6 +32,10 @@ class EventLog:
         finally:
             os.close(handle)
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The events so far, those of earlier processes with this file's name included."""
+        return _read(self._path)
+
     def _end_torn_line(self) -> None:
         """A writer killed in the middle of a line must not glue the next event to it."""
         if not self._path.exists() or self._path.stat().st_size == 0:
@@ -45,15 +49,19 @@ class EventLog:
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """Every whole event of every log in ``folder``, file by file; what is no event is passed over."""
     for path in sorted(folder.glob("*.jsonl")):
-        # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028 in an id.
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if (
-                isinstance(event, dict)
-                and isinstance(event.get("kind"), str)
-                and isinstance(event.get("time"), int | float)
-            ):
-                yield event
+        yield from _read(path)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028 in an id.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if (
+            isinstance(event, dict)
+            and isinstance(event.get("kind"), str)
+            and isinstance(event.get("time"), int | float)
+        ):
+            yield event

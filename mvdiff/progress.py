@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO, TypeVar
 
@@ -91,7 +92,9 @@ class Progress:
         else:
             when = "ETA unknown"
         parts = [f"{self.what}: {self.done}/{self.total} {self.unit}", f"{rate:.2f}/s", when]
-        print("  ".join(parts + ([note] if note else [])), file=self._stream, flush=True)
+        # Work does not fail because a full disk has no room for the log.
+        with suppress(OSError):
+            print("  ".join(parts + ([note] if note else [])), file=self._stream, flush=True)
 
 
 def tracked(items: Iterable[T], what: str, total: int, unit: str = "samples") -> Iterator[T]:

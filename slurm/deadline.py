@@ -28,7 +28,7 @@ class Deadline:
         if place.kind == "slurm":
             # SLURM 23 and later say it to every process; older ones have to be asked.
             said = os.environ.get("SLURM_JOB_END_TIME", "")
-            return cls(_of_slurm, float(said) - time.time() if said.isdigit() else None)
+            return cls(lambda: _of_slurm(place.job_id), float(said) - time.time() if said.isdigit() else None)
         # The local controller counts from every start anew.
         ends = time.monotonic() - _age() + limit_s if place.kind == "local" else math.inf
         return cls(lambda: ends - time.monotonic())
@@ -49,8 +49,8 @@ class Deadline:
             self._ends = math.inf
 
 
-def _of_slurm() -> float | None:
-    shown = job_fields(os.environ["SLURM_JOB_ID"])
+def _of_slurm(job_id: str) -> float | None:
+    shown = job_fields(job_id)
     return moment(shown["EndTime"]) - time.time() if "EndTime" in shown else None
 
 

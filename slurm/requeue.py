@@ -1,6 +1,5 @@
 """Bring a job back: who asks the queue, when it may, and what it does while the queue does not answer."""
 
-import os
 import subprocess
 import sys
 import time
@@ -44,7 +43,9 @@ def come_back(place: "Place", folder: Path, signal: str | None, wait: bool = Tru
     if place.kind == "slurm":
         words = Words(folder, place.job_id, place.restart)
         if place.first:
-            if not words.said(GAVE_UP) and not (signal == "SIGTERM" and place.world_size > 1 and _another_died()):
+            if not words.said(GAVE_UP) and not (
+                signal == "SIGTERM" and place.world_size > 1 and _another_died(place.job_id)
+            ):
                 words.say(STOPPED)
                 if not words.said(REQUEUE_ASKED):
                     ask(words)
@@ -56,10 +57,10 @@ def come_back(place: "Place", folder: Path, signal: str | None, wait: bool = Tru
     sys.exit(1)
 
 
-def _another_died() -> bool:
+def _another_died(job_id: str) -> bool:
     """Whether SIGTERM came because a rank ended badly, and srun ends the others: nothing else sends it to a job that
     runs on and is not being preempted."""
-    shown = job_fields(os.environ["SLURM_JOB_ID"])
+    shown = job_fields(job_id)
     return shown.get("JobState") == "RUNNING" and shown.get("PreemptTime", "None") == "None"
 
 
@@ -94,8 +95,8 @@ def ask(words: Words, allowed: Callable[[], bool] = lambda: True) -> bool:
 
     Nothing is asked for a job that was cancelled, that goes back to the queue already, or that is not ``allowed`` to.
     """
-    # The raw id: for a member of an array it names that member alone.
-    job_id = os.environ["SLURM_JOB_ID"]
+    # Never SLURM_JOB_ID: that of an array's last member is the array's own, and brings all of its members back.
+    job_id = words.job_id
     deadline = time.monotonic() + PATIENCE_S
     pause, refusals = 0.5, 0
     while True:

@@ -49,6 +49,11 @@ class Sheet:
                     Image.fromarray(np.concatenate(strips)).save(temporary, "PNG")
                 self._seen = self._path.stat().st_mtime
 
+    def sweep(self) -> None:
+        """Delete what workers left that were killed while they drew; one that still draws does without."""
+        for path in self._path.parent.glob(f".{NAME}.*"):
+            path.unlink(missing_ok=True)
+
     def _chosen(self) -> list[int]:
         """Numbers of the published slices to show."""
         there = self._plan.published()

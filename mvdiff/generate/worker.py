@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -25,6 +25,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from mvdiff.errors import one_line
 from mvdiff.events import EventLog
 from mvdiff.generate import attempt, suspects
 from mvdiff.generate.attempt import Lost
@@ -37,6 +38,7 @@ from mvdiff.generate.plan import Plan
 from mvdiff.generate.scribe import Scribe
 from mvdiff.generate.settings import GenerateSettings, sample_seed
 from mvdiff.generate.sheet import Sheet
+from mvdiff.generate.starts import PROGRESSED
 from mvdiff.generate.status import LEASES
 from mvdiff.generate.suspects import Failure, Suspects
 from mvdiff.generate.trial import DeviceLost, Sampler, Trial
@@ -125,6 +127,7 @@ class _Worker:
         self._sheet = Sheet(self._plan, SHEET_SECONDS)
         self._pace: deque[float] = deque(maxlen=_PACE_BATCHES)
         self._failed_in_a_row = 0
+        self._got_somewhere = False
 
     def run(self) -> Literal["done", "stopped"]:
         total = sum(self._sizes[name] for name in self._claims.names)
@@ -140,6 +143,7 @@ class _Worker:
                     self._drop(working)
         if self._feed.ended == "done":
             self._sweep()
+            self._sheet.sweep()
             self._sheet.draw()
         self._events.write(self._feed.ended, worker=self._name)
         return self._feed.ended
@@ -191,6 +195,9 @@ class _Worker:
         with self._unless_published(work):
             work.attempt.append(samples)
             self._count(work.attempt.part.name, done)
+        if not self._got_somewhere:
+            self._got_somewhere = True
+            self._events.write(PROGRESSED, worker=self._name)
 
     def _finish(self, work: Work) -> None:
         """Publish a slice whose batches were all tried, unless another host is to try a sample again."""
@@ -274,11 +281,11 @@ class _Worker:
     def _note_halved(self, length: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         self._ledger.halved(length, reason)
-        print(f"out of memory: from here on {length} samples a call ({reason})", file=sys.stderr, flush=True)
+        _say(f"out of memory: from here on {length} samples a call ({reason})")
 
     def _note_full(self, error: Exception) -> None:
         # The ledger lies on the disk that is full.
-        print(f"{error}; waiting for room for up to {FULL_DISK_SECONDS / 60:.0f} minutes", file=sys.stderr, flush=True)
+        _say(f"{error}; waiting for room for up to {FULL_DISK_SECONDS / 60:.0f} minutes")
 
     def _count(self, name: str, done: int) -> None:
         """Show that ``done`` samples of the slice ``name`` are done, by whomever."""
@@ -295,6 +302,12 @@ class _Worker:
                         shutil.rmtree(path, ignore_errors=True)
                     else:
                         path.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    # The log may lie on a disk that is full.
+    with suppress(OSError):
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def _result(sample: Sample, generated: NDArray[np.uint8]) -> Sample:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvdiff.errors import Hopeless, InputError
+from mvdiff.errors import Hopeless, InputError, one_line
 from mvdiff.events import EventLog
 from mvdiff.model.build import create
 from mvdiff.model.settings import ModelSettings
@@ -367,7 +367,7 @@ class Trainer:
         )
 
     def _quarantine(self, sample_id: str, why: str) -> None:
-        self.log(f"sample {sample_id} is left out: {why}")
+        self.log(one_line(f"sample {sample_id} is left out: {why}"))
         self.events.write("quarantined", sample_id=sample_id, why=why)
 
     def _fitting_views(self) -> Iterator[NDArray[np.uint8]]:
