@@ -138,7 +138,7 @@ def _job(name: str, words: list[str]) -> int:
 
 
 def _repair(words: list[str]) -> int:
-    parsed = _parsed("verify", words, "--repair", "--wait", "--json")
+    parsed = _parsed("verify", words, "--repair", "--dry-run", "--wait", "--json")
     paths = [word.removeprefix("path=") for word in parsed.overrides if word.startswith("path=") or "=" not in word]
     if len(paths) != 1:
         raise InputError(f"verify --repair takes one path, not {len(paths)}", "say mvdiff verify PATH --repair")
@@ -149,7 +149,7 @@ def _repair(words: list[str]) -> int:
 
     try:
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
-            return repair(Path(paths[0]).expanduser().absolute(), more, parsed.json)
+            return repair(Path(paths[0]).expanduser().absolute(), more, parsed.json, parsed.dry_run)
     except JobFailed as error:
         return _failed("verify", error, parsed.json)
 

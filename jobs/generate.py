@@ -66,6 +66,11 @@ def check(config: DictConfig, run: Run | None) -> None:
     config.generate.reference_view = views[0] if len(views) == 1 else list(views)
     chosen = _settings(config, views[0])
     filters(chosen.codec)
+    if chosen.threads > config.cluster.cpus_per_task:
+        raise InputError(
+            f"generate.threads={chosen.threads} is more than cluster.cpus_per_task={config.cluster.cpus_per_task}",
+            "give both the same number",
+        )
     timesteps = stored_timesteps(Path(config.checkpoint))
     if not 1 <= config.generate.steps <= timesteps:
         raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {timesteps}")
@@ -157,7 +162,7 @@ def work(config: DictConfig, context: Context) -> str:
     from mvdiff.generate.worker import run_worker
     from mvdiff.model.pipeline import MultiViewPipeline
 
-    torch.set_num_threads(config.cluster.cpus_per_task)
+    torch.set_num_threads(config.generate.threads)
     print(f"views by {config.checkpoint}", flush=True)
     name, node = f"{context.place.job_id}-{context.worker}", context.place.node
     try:

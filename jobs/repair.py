@@ -17,11 +17,12 @@ OF_CHECKPOINT = ("checkpoint", "rig", "size")
 """Fields of a recipe that the checkpoint decides."""
 
 
-def repair(path: Path, words: Sequence[str], as_json: bool) -> int:
+def repair(path: Path, words: Sequence[str], as_json: bool, dry_run: bool) -> int:
     """Read every result set below ``path``, take back what is bad, and generate what is missing; waits for it.
 
     Args:
         words: further overrides of the generation, such as ``cluster=slurm``.
+        dry_run: only say what would be made again.
 
     Returns:
         the exit status: 0 when all that was planned is good or quarantined now.
@@ -37,6 +38,9 @@ def repair(path: Path, words: Sequence[str], as_json: bool) -> int:
         found = told(folder, audit(folder))
         if found.missing or found.flawed:
             asked = _words(folder)
+            if dry_run:
+                print(f"{folder}: {len(found.missing)} samples would be made again")
+                continue
             take_back(folder, found.flawed)
             status = max(status, launch(Request("generate", [*asked, *words], wait=True, as_json=as_json)))
         else:

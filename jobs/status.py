@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.runfolder import JobFolder, Run, short
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
-from mvdiff.generate.plan import SET_FILE
+from mvdiff.generate.plan import SET_FILE, Plan
 from mvdiff.generate.sheet import sheet_path
 from mvdiff.generate.status import status as generation_status
 from mvdiff.train.status import status as training_status
@@ -65,7 +65,7 @@ def status(words: Sequence[str]) -> int:
     for line in now.lines() if trained else ():
         print(f"  {line}")
     for name, of_set in sets.items():
-        print(f"results {name}")
+        print(f"results {name}: {Plan.recipe_of(run.results / name).described()}")
         for line in of_set.lines():
             print(f"  {line}")
         sheet = sheet_path(run.results / name)
@@ -75,8 +75,9 @@ def status(words: Sequence[str]) -> int:
 
 
 def _result_sets(run: Run) -> list[Path]:
-    """Every result set of the run whose plan is there."""
-    return sorted(path.parent for path in run.results.glob(f"*/{SET_FILE}"))
+    """Every result set of the run, the one that was asked for last first."""
+    folders = [path.parent for path in run.results.glob(f"*/{SET_FILE}")]
+    return sorted(folders, key=lambda folder: max(path.stat().st_mtime for path in folder.glob("*.json")), reverse=True)
 
 
 def _queue(folder: JobFolder) -> dict[str, str]:

@@ -145,12 +145,22 @@ class Claims:
 
     def _twin(self, others: list[tuple[int, str]]) -> Claim | None:
         suspects = self._suspects.slices()
-        for number, name in others:
-            if name not in suspects and self._held(name):
-                lease = self._taken(name + TWIN)
-                if lease is not None:
-                    return Claim(number, lease, set())
+        held = [
+            (int(holder.get("done", 0)), number, name)
+            for number, name in others
+            if name not in suspects and (holder := self._leases.holder(name)) is not None
+        ]
+        # the one with the least rows first: its holder may not have begun, and then leaves it
+        for _, number, name in sorted(held):
+            lease = self._taken(name + TWIN)
+            if lease is not None:
+                return Claim(number, lease, set())
         return None
+
+    def has_twin(self, claim: Claim) -> bool:
+        """Whether somebody works on the slice of ``claim`` a second time."""
+        name = claim.lease.name
+        return not name.endswith(TWIN) and self._leases.holder(name + TWIN) is not None
 
     def _others_work(self) -> bool:
         """Whether a lease of another host is alive."""

@@ -19,6 +19,7 @@ from mvdiff.generate.suspects import Failure
 from mvdiff.shard import Sample
 
 _LOOK_S = 0.05
+_AHEAD_S = 0.001
 
 
 class Work:
@@ -28,6 +29,8 @@ class Work:
         self.claim, self.attempt, self.heartbeat = claim, attempt, heartbeat
         self.failures: dict[str, Failure] = {}
         self.started = time.monotonic()
+        self.begun = False
+        """Whether anything was sampled for it."""
         self.closed = False
         """Whether nothing more is written for it; its lease is given back then."""
 
@@ -141,6 +144,10 @@ class Feed:
     def _feed(self) -> None:
         pause = self._poll_seconds / 16
         while not self._stopping():
+            if not self._ready.empty():
+                # The slice in hand is not begun yet: a worker is ahead by one slice at most.
+                self._leave.wait(_AHEAD_S)
+                continue
             claim = self._claims.next() if self._time_for_a_slice() else None
             if claim is not None:
                 pause = self._poll_seconds / 16

@@ -160,13 +160,21 @@ class Plan:
         """Whether ``folder`` is a result set."""
         return (folder / SET_FILE).exists()
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the plan of the result set ``folder``; ``InputError`` if there is none or it is damaged."""
+    @staticmethod
+    def recipe_of(folder: Path) -> Recipe:
+        """The recipe of the result set ``folder``; ``InputError`` if that is none, or of another version."""
         path = folder / SET_FILE
         if not path.exists():
             raise InputError(f"{folder} holds no result set", "give a folder that mvdiff generate made")
-        recipe = Recipe(**_read_json(path)["recipe"])
+        try:
+            return Recipe(**_read_json(path)["recipe"])
+        except (TypeError, KeyError):
+            raise InputError(f"{path} was written by another version", "use the mvdiff that made it") from None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the plan of the result set ``folder``; ``InputError`` if there is none or it is damaged."""
+        recipe = cls.recipe_of(folder)
         segments: list[Segment] = []
         while (file := segment_path(folder, len(segments))).exists():
             segments.append(Segment.load(file))

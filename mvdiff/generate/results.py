@@ -12,7 +12,7 @@ from mvdiff.errors import InputError
 from mvdiff.generate.inputs import OPEN_SHARDS
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.plan import SET_FILE, Plan
-from mvdiff.shard import DamagedShard, Sample, ShardIndex, ShardReader
+from mvdiff.shard import CorruptRow, DamagedShard, Sample, ShardIndex, ShardReader
 
 
 class ResultStore:
@@ -70,7 +70,11 @@ class ResultStore:
         reader, rows = self._opened(path)
         if sample_id not in rows:
             raise DamagedShard(path, f"lacks the sample {sample_id}, which was published in it")
-        sample = reader.sample(rows[sample_id])
+        try:
+            sample = reader.sample(rows[sample_id])
+        except CorruptRow as error:
+            error.mend = f"mvdiff verify {self.path} --repair makes it again"
+            raise
         if sample.sample_id != sample_id:
             # A forked process opens the file anew, and a repair may have replaced it since its rows were listed.
             raise InputError(f"{path} was replaced while it was read", "open the results again")
@@ -144,7 +148,6 @@ def result_set(path: Path) -> Path:
         return path
     sets = sorted(file.parent for file in path.glob(f"*/{SET_FILE}"))
     if len(sets) > 1:
-        raise InputError(
-            f"{path} holds {len(sets)} result sets ({', '.join(found.name for found in sets)})", "name one of them"
-        )
+        told = "; ".join(f"{found.name}: {Plan.recipe_of(found).described()}" for found in sets)
+        raise InputError(f"{path} holds {len(sets)} result sets ({told})", "name one of them")
     return sets[0] if sets else path

@@ -80,7 +80,8 @@ def choose(index: ShardIndex, ids: Sequence[str] | None, limit: int | None) -> t
     unknown = [sample_id for sample_id in ids if sample_id not in where]
     if unknown and not (positions and index.unreadable):
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        more += f", and {len(index.unreadable)} shards cannot be read" if index.unreadable else ""
+        if index.unreadable:
+            more += f", and {len(index.unreadable)} shards cannot be read, among them {next(iter(index.unreadable))}"
         raise InputError(
             f"no sample is called {unknown[0][:200]!r}{more}", "give ids of the data set, as ids=A,B or ids=@FILE"
         )

@@ -41,6 +41,8 @@ class GenerateSettings:
     """Which of a sample's six views is the input of a result set."""
     batch: int
     """Samples in one sampler call."""
+    threads: int
+    """Threads of the sampler's CPU work. Another number rounds differently."""
     compile: bool
     """Run the network compiled, which every node does once at first (``mvdiff/model/compilation.py``)."""
     slice: int
@@ -57,7 +59,16 @@ class GenerateSettings:
     """After so many failures of the sampler in a row the fault is the worker's, not the samples', and it stops."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "slice", "give_up_after", "lease_seconds", "heartbeat_seconds", "poll_seconds"):
+        for name in (
+            "steps",
+            "batch",
+            "threads",
+            "slice",
+            "give_up_after",
+            "lease_seconds",
+            "heartbeat_seconds",
+            "poll_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise InputError(f"generate.{name} is {getattr(self, name)}", "give a number above 0")
         if self.seed < 0 or (self.guidance is not None and not math.isfinite(self.guidance)):
@@ -109,6 +120,8 @@ class Recipe:
     reference_view: int
     batch: int
     """Part of the recipe because arithmetic on a GPU depends on the batch in its last bits."""
+    threads: int
+    """Likewise, on a CPU: sums are cut up among them."""
     compile: bool
     """Likewise: compiled arithmetic has other last bits."""
 
@@ -119,7 +132,7 @@ class Recipe:
         return cls(
             checkpoint, rig, size, settings.sampler, settings.steps, float(settings.guidance),
             float(settings.guidance_rescale), (float(low), float(high)), settings.mixed_precision, settings.seed,
-            settings.reference_view, settings.batch, settings.compile,
+            settings.reference_view, settings.batch, settings.threads, settings.compile,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -134,6 +147,15 @@ class Recipe:
         """
         counted = {key: value for key, value in asdict(self).items() if key != "compile" or value}
         return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
+
+    def described(self) -> str:
+        """What tells this set from others of the same run, for people."""
+        low, high = self.guidance_interval
+        interval = "" if (low, high) == (0, 1) else f" in [{low:g}, {high:g}]"
+        return (
+            f"input view {self.reference_view}, {self.sampler}, {self.steps} steps, guidance {self.guidance:g}{interval}, "
+            f"seed {self.seed}, {self.size} px, checkpoint {self.checkpoint[:8]}"
+        )
 
     def attributes(self) -> dict[str, str | int | float]:
         """What a result shard says about its making."""

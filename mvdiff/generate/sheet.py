@@ -1,23 +1,25 @@
 """``sheet.png`` in a result set: inputs and generated views of a few samples, growing while the set does."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mvdiff.durable import published
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, one_line
 from mvdiff.generate.plan import Plan
+from mvdiff.rig import rig
 from mvdiff.shard import ShardReader
 
 NAME = "sheet.png"
 ROWS = 16
 """Samples on a full sheet, taken evenly from the plan."""
 _TILE = 128
-_GREY = 160
+_LINE, _GREY = 18, 160
 
 
 class Sheet:
@@ -46,7 +48,8 @@ class Sheet:
             strips = [strip for k in self._chosen() if (strip := self._strip(k)) is not None]
             if strips:
                 with published(self._path) as temporary:
-                    Image.fromarray(np.concatenate(strips)).save(temporary, "PNG")
+                    columns = ["input", *(f"azimuth {angle:g}" for angle in rig(self._plan.recipe.rig).azimuth)]
+                    Image.fromarray(np.concatenate([_line(columns), *strips])).save(temporary, "PNG")
                 self._seen = self._path.stat().st_mtime
 
     def sweep(self) -> None:
@@ -61,7 +64,7 @@ class Sheet:
         return [numbers[round(k)] for k in np.linspace(0, len(numbers) - 1, min(ROWS, len(numbers)))]
 
     def _strip(self, number: int) -> NDArray[np.uint8] | None:
-        """uint8 [tile, 7 tile, 3]: the input of a slice's first sample, and its views; None where it has none."""
+        """uint8 [tile + line, 7 tile, 3]: the input of a slice's first sample, and its views; None where it has none."""
         part = self._plan.slice_at(number)
         with ShardReader(self._plan.folder / part.file_name) as reader:
             if not len(reader):
@@ -72,11 +75,20 @@ class Sheet:
         with suppress(InputError, OSError, LookupError), ShardReader(part.shards[place]) as reader:
             tiles.append(_tile(reader.sample(part.rows[place]).views[self._plan.recipe.reference_view]))
         tiles = tiles or [np.full((_TILE, _TILE, 3), _GREY, np.uint8)]
-        return np.concatenate([*tiles, *(_tile(view) for view in made.views)], axis=1)
+        pictures = np.concatenate([*tiles, *(_tile(view) for view in made.views)], axis=1)
+        return np.concatenate([pictures, _line([one_line(made.sample_id)])])
 
 
 def _tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(picture).resize((_TILE, _TILE), Image.Resampling.LANCZOS))
+
+
+def _line(words: Sequence[str]) -> NDArray[np.uint8]:
+    """uint8 [line, 7 tile, 3]: words, each above its own column."""
+    line = Image.new("RGB", (7 * _TILE, _LINE), "white")
+    for column, word in enumerate(words):
+        ImageDraw.Draw(line).text((column * _TILE + 3, 1), word, fill="black", font=ImageFont.load_default(_LINE - 5))
+    return np.asarray(line)
 
 
 def sheet_path(folder: Path) -> Path | None:

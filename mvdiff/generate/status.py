@@ -89,9 +89,6 @@ class Status:
                 told.append(
                     f"worker {worker.name} on {worker.host}: {worker.published} done, {worker.in_hand} in hand, {at}"
                 )
-        idle = [worker for worker in self.workers if not worker.running and worker.published]
-        if idle:
-            told.append(f"{len(idle)} workers that hold nothing now did {sum(worker.published for worker in idle)}")
         for sample_id, reason in list(self.reasons.items())[:_SHOWN]:
             told.append(one_line(f"quarantined: {sample_id[:200]!r}: {reason}"))
         if len(self.reasons) > _SHOWN:

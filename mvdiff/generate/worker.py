@@ -158,6 +158,12 @@ class _Worker:
             work.attempt.lost = True
             self._then_always(lambda: self._lose(work))
             return
+        if not work.begun and self._claims.has_twin(work.claim):
+            # Whoever had nothing else to do has begun with what was only claimed ahead here.
+            work.attempt.lost = True
+            self._then_always(lambda: self._close(work, "released"))
+            return
+        work.begun = True
         for sample_id, failure in batch.unreadable.items():
             self._note_failure(work, sample_id, failure)
         samples = self._sampled(batch) if any(batch.inputs) else []

@@ -18,8 +18,8 @@ SIZE = 16
 
 SETTINGS = GenerateSettings(
     sampler="ddim", steps=2, guidance=1.0, guidance_rescale=0.0, guidance_interval=(0.0, 1.0), mixed_precision="no",
-    seed=7, reference_view=0, batch=2, compile=False, slice=4, codec="lz4", lease_seconds=60.0, heartbeat_seconds=20.0,
-    poll_seconds=1.0, give_up_after=4,
+    seed=7, reference_view=0, batch=2, threads=1, compile=False, slice=4, codec="lz4", lease_seconds=60.0,
+    heartbeat_seconds=20.0, poll_seconds=1.0, give_up_after=4,
 )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ def test_whatever_decides_an_output_is_part_of_the_set_id(name):
 
 
 def test_the_set_id_never_changes_between_versions():
-    recipe = Recipe("abc", "mouse", 320, "ddim", 28, 4.0, 0.0, (0.0, 1.0), "no", 0, 0, 8, False)
-    assert recipe.set_id == "4ec56a5a9471cf03"
+    recipe = Recipe("abc", "mouse", 320, "ddim", 28, 4.0, 0.0, (0.0, 1.0), "no", 0, 0, 8, 1, False)
+    assert recipe.set_id == "49e72dd9f533f7aa"
 
 
 def test_a_guidance_given_as_a_whole_number_is_the_same_recipe():
