@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ from jobs import JOBS, manual
 from mvdiff.errors import InputError
 from slurm.errors import RequestError
 
+_OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 WITH_PATH = ("verify", "export")
 SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
 """Keys of a job that options stand for: ``--reference-view 0,2`` is ``generate.reference_view=0,2``."""
@@ -139,10 +141,10 @@ def _job(name: str, words: list[str]) -> int:
 
 def _repair(words: list[str]) -> int:
     parsed = _parsed("verify", words, "--repair", "--dry-run", "--wait", "--json")
-    paths = [word.removeprefix("path=") for word in parsed.overrides if word.startswith("path=") or "=" not in word]
+    more = [word for word in parsed.overrides if _OVERRIDE.match(word) and not word.startswith("path=")]
+    paths = [word.removeprefix("path=") for word in parsed.overrides if word not in more]
     if len(paths) != 1:
         raise InputError(f"verify --repair takes one path, not {len(paths)}", "say mvdiff verify PATH --repair")
-    more = [word for word in parsed.overrides if "=" in word and not word.startswith("path=")]
 
     from jobs.job import JobFailed
     from jobs.repair import repair

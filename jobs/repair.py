@@ -1,7 +1,9 @@
 """`mvdiff verify PATH --repair`: results that are bad or missing are generated again."""
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,6 +43,9 @@ def repair(path: Path, words: Sequence[str], as_json: bool, dry_run: bool) -> in
             if dry_run:
                 print(f"{folder}: {len(found.missing)} samples would be made again")
                 continue
+            with redirect_stdout(io.StringIO()):
+                # what a generation would refuse is told before anything is unpublished
+                launch(Request("generate", [*asked, *words], dry_run=True))
             take_back(folder, found.flawed)
             status = max(status, launch(Request("generate", [*asked, *words], wait=True, as_json=as_json)))
         else:

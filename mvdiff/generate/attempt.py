@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mvdiff.durable import link_new, sync_folder
+from mvdiff.durable import disk_is_full, link_new, sync_folder
 from mvdiff.errors import InputError
 from mvdiff.generate.lease import TWIN, Lease
 from mvdiff.generate.plan import Slice
@@ -37,6 +37,7 @@ class Attempt:
         self._folder, self._recipe = folder, recipe
         self._path = folder / FOLDER / f"{lease.name}.{lease.attempt}"
         self._shard = self._path / _SHARD
+        self._journal = self._path / _JOURNAL
         self._writer: ShardWriter | None = None
 
     def missing(self) -> list[int]:
@@ -102,16 +103,31 @@ class Attempt:
         if self._shard.exists() and not verify_shard(self._shard):
             return
         self._shard.unlink(missing_ok=True)
-        self._writer = ShardWriter(
-            self._shard, size=self._recipe.size, rig=self._recipe.rig, codec=self.part.codec, with_alpha=False,
-            attributes=self._recipe.attributes(),
-        )  # fmt: skip
-        strangers = set(self._writer.ids()) - set(self.part.ids)
-        if strangers:
-            raise InputError(f"{self._path} holds rows of another slice", f"delete {self._path}")
+        try:
+            self._writer = self._opened()
+        except InputError as error:
+            if disk_is_full(error):
+                raise
+            # What another version or setting left is of no use here.
+            self._journal.unlink(missing_ok=True)
+            self._writer = self._opened()
+        if not set(self._writer.ids()) <= set(self.part.ids):
+            self._writer.discard()
+            self._writer = self._opened()
         for source in others:
             if (source / DAMAGED).exists():
                 self.append(_good_rows(source / DAMAGED, set(self.part.ids)))
+        for source in others:
+            # All but the newest are superseded; that one's worker may still look for its files.
+            name, _, number = source.name.rpartition(".")
+            if name == self.lease.name and int(number) < self.lease.attempt - 1:
+                shutil.rmtree(source, ignore_errors=True)
+
+    def _opened(self) -> ShardWriter:
+        return ShardWriter(
+            self._shard, size=self._recipe.size, rig=self._recipe.rig, codec=self.part.codec, with_alpha=False,
+            attributes=self._recipe.attributes(),
+        )  # fmt: skip
 
 
 def _attempts(folder: Path, name: str) -> list[Path]:

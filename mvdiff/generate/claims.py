@@ -22,6 +22,8 @@ class Claim:
     lease: Lease
     failed_elsewhere: set[str]
     """Samples that failed on another host; one that fails here too is bad."""
+    second_try: bool = False
+    """They failed on this host, and there is no other one."""
 
 
 class Claims:
@@ -64,11 +66,6 @@ class Claims:
         return not self._open
 
     @property
-    def left(self) -> int:
-        """Slices that are not known to be published."""
-        return len(self._open)
-
-    @property
     def names(self) -> list[str]:
         """Their names."""
         return [name for _, name in self._open]
@@ -86,6 +83,13 @@ class Claims:
             self._idle_since = None
             self._in_hand.add(self._slice_of(claim))
         return claim
+
+    def reopened(self) -> bool:
+        """Whether slices that were seen published are there no more (taken back to be repaired, deleted): they are open
+        again then."""
+        published = self._plan.published()
+        self._open.extend((k, name) for k, name in enumerate(self._plan.sizes()) if name not in published)
+        return bool(self._open)
 
     def put_back(self, claim: Claim) -> None:
         """Nothing more is done about ``claim`` here."""
@@ -140,7 +144,7 @@ class Claims:
             lease = self._taken(name)
             if lease is not None:
                 hosts = self._suspects.hosts(name)
-                return Claim(number, lease, {sample_id for ids in hosts.values() for sample_id in ids})
+                return Claim(number, lease, {sample_id for ids in hosts.values() for sample_id in ids}, second_try=True)
         return None
 
     def _twin(self, others: list[tuple[int, str]]) -> Claim | None:

@@ -56,6 +56,7 @@ class Feed:
         time_left: seconds until the queue ends this process.
         should_stop: asked often; the iteration ends soon after it turns true.
         poll_seconds: longest wait between two looks when all slices are held by others.
+        check: raises what went wrong behind the sampler; asked while nothing comes.
         full_disk_seconds: how long a full disk is waited for.
         drop: what to do with a claimed slice that is not worked on after all.
     """
@@ -71,6 +72,7 @@ class Feed:
         should_stop: Callable[[], bool],
         time_left: Callable[[], float],
         drop: Callable[[Work], None],
+        check: Callable[[], None],
         full_disk_seconds: float,
     ) -> None:
         self._plan, self._claims, self._batch = plan, claims, batch
@@ -81,6 +83,7 @@ class Feed:
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._check = check
         self._full_disk_seconds = full_disk_seconds
         self._full_since: float | None = None
         self.batch_seconds: float | None = None
@@ -111,6 +114,7 @@ class Feed:
             try:
                 found = self._ready.get(timeout=_LOOK_S)
             except queue.Empty:
+                self._check()
                 continue
             if found is None:
                 return
@@ -153,6 +157,8 @@ class Feed:
                 pause = self._poll_seconds / 16
                 self._feed_slice(claim)
             elif self._claims.finished:
+                if self._claims.reopened():
+                    continue
                 self.ended = "done"
                 return
             elif not self._time_for_a_slice():
@@ -188,8 +194,7 @@ class Feed:
                 handed_over = True
                 self._put(batch)
         except BaseException as error:
-            if not handed_over:
-                self._drop(work)
+            self._drop(work)
             if isinstance(error, Exception) and self._is_published(part.file_name):
                 # Whoever publishes a slice clears away what others wrote for it; an error of theirs then means nothing.
                 return

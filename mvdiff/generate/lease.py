@@ -126,7 +126,6 @@ class LeaseBook:
     def __init__(
         self, folder: Path, owner: Owner, lease_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._owner, self._lease_seconds, self._clock = folder, owner, lease_seconds, clock
         self._attempts: dict[str, int] = {}
         self._seen: dict[str, tuple[bytes, float]] = {}
@@ -136,6 +135,7 @@ class LeaseBook:
         attempt = self.latest(name)
         if attempt and not self._is_free(name, attempt):
             return None
+        self._folder.mkdir(parents=True, exist_ok=True)
         lease = Lease(self._folder, name, attempt + 1, self._owner)
         if not lease.take():
             return None
@@ -187,4 +187,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         content = json.loads(raw)
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    whole = isinstance(content.get("owner", {}), dict) and isinstance(content.get("done", 0), int)
+    return content if whole else {}

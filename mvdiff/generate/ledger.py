@@ -14,6 +14,13 @@ from mvdiff.generate.owner import Owner
 from mvdiff.generate.suspects import Failure
 
 FOLDER = "ledger"
+_FIELDS = {
+    "began": {"worker", "host"},
+    "published": {"worker", "host", "slice", "attempt", "rows", "missing"},
+    "failed": {"worker", "host", "slice", "attempt", "sample_id", "reason"},
+    "gave_up": {"worker", "host", "reason"},
+}
+"""What a line of each kind must have; a damaged one is passed over."""
 
 
 class Ledger:
@@ -49,4 +56,6 @@ class Ledger:
 
 def read_ledger(folder: Path) -> Iterator[dict[str, Any]]:
     """Every line of every worker about the result set in ``folder``, in no order between workers."""
-    return read_events(folder / FOLDER)
+    for line in read_events(folder / FOLDER):
+        if _FIELDS.get(line["kind"], set()) <= line.keys():
+            yield line

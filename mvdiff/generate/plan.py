@@ -7,6 +7,8 @@ their ids' bytes; and ``plan-0000.json``, which names it and appears last, whole
 """
 
 import json
+import os
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +29,7 @@ from mvdiff.shard import ShardIndex
 
 SET_FILE = "set.json"
 VERSION = 2
+_SLICE_FILE = re.compile(r"slice-(\d{4}-\d{6,})\.h5")
 RECORD = np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8")])
 """One planned sample: number of its shard in the segment, row in it, and the checksum that row had."""
 
@@ -210,7 +213,8 @@ class Plan:
 
     def published(self) -> set[str]:
         """Names of the slices whose result shards are there."""
-        return {path.stem.removeprefix("slice-") for path in self.folder.glob("slice-*.h5")}
+        found = (_SLICE_FILE.fullmatch(entry.name) for entry in os.scandir(self.folder))
+        return {match[1] for match in found if match}
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -315,4 +319,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def find_sets(path: Path) -> list[Path]:
     """The result set ``path``, or every one in that folder and those below it, sorted."""
-    return sorted(file.parent for file in path.rglob(SET_FILE)) if path.is_dir() else []
+    return sorted(file.parent for file in path.rglob(SET_FILE) if file.is_file()) if path.is_dir() else []

@@ -127,9 +127,17 @@ def _published(plan: Plan) -> tuple[list[Path], dict[str, int]]:
 
 
 def left_out(folder: Path) -> dict[str, list[str]]:
-    """What each published slice of the result set ``folder`` lacks, where its ledger tells: the last word counts."""
-    lines = sorted((line for line in read_ledger(folder) if line["kind"] == "published"), key=lambda line: line["time"])
-    return {line["slice"]: line["missing"] for line in lines}
+    """What each published slice of the result set ``folder`` lacks, where its ledger tells.
+
+    A slice that was published more than once, with different words, is not in it: clocks of nodes do not say which was
+    the last, and the file does.
+    """
+    told: dict[str, list[str]] = {}
+    doubtful: set[str] = set()
+    for line in read_ledger(folder):
+        if line["kind"] == "published" and told.setdefault(line["slice"], line["missing"]) != line["missing"]:
+            doubtful.add(line["slice"])
+    return {name: missing for name, missing in told.items() if name not in doubtful}
 
 
 def _lacking(path: Path, planned: list[str]) -> set[str]:

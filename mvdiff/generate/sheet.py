@@ -44,7 +44,7 @@ class Sheet:
     def draw(self) -> None:
         """Draw it now. A sheet that cannot be drawn is no reason to stop a worker."""
         self._drawn_at = time.monotonic()
-        with suppress(OSError, InputError):
+        with suppress(OSError, InputError, ValueError, LookupError):
             strips = [strip for k in self._chosen() if (strip := self._strip(k)) is not None]
             if strips:
                 with published(self._path) as temporary:
@@ -64,7 +64,7 @@ class Sheet:
         return [numbers[round(k)] for k in np.linspace(0, len(numbers) - 1, min(ROWS, len(numbers)))]
 
     def _strip(self, number: int) -> NDArray[np.uint8] | None:
-        """uint8 [tile + line, 7 tile, 3]: the input of a slice's first sample, and its views; None where it has none."""
+        """uint8 [tile + line, 7 tile, 3]: a slice's first input and its views; None where it has none."""
         part = self._plan.slice_at(number)
         with ShardReader(self._plan.folder / part.file_name) as reader:
             if not len(reader):

@@ -12,6 +12,7 @@ from mvdiff.generate.lease import TWIN, LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
 from mvdiff.generate.plan import Plan, Slice
+from mvdiff.generate.results import left_out
 from mvdiff.progress import duration
 from mvdiff.shard import ShardReader
 
@@ -194,8 +195,7 @@ def _speed(own: list[dict[str, Any]]) -> float | None:
 
 
 def _left_out(plan: Plan, lines: list[dict[str, Any]]) -> dict[str, str]:
-    told = sorted((line for line in lines if line["kind"] == "published"), key=lambda line: line["time"])
-    missing = {line["slice"]: line["missing"] for line in told}
+    missing = left_out(plan.folder)
     reasons = {line["sample_id"]: line["reason"] for line in lines if line["kind"] == "failed"}
     published = plan.published()
     ids: dict[str, None] = {}

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mvdiff.durable import write_json
 from mvdiff.generate.owner import Owner
@@ -42,21 +42,29 @@ class Suspects:
         """By host, the ids of the samples of the slice ``name`` that failed there."""
         found: dict[str, set[str]] = {}
         for path in self._folder.glob(f"{name}.*.json"):
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            found.setdefault(content["host"], set()).update(content["samples"])
+            content = _read(path)
+            if content:
+                found.setdefault(str(content["host"]), set()).update(content["samples"])
         return found
 
     def add(self, name: str, failures: Mapping[str, Failure]) -> None:
-        """Say that these samples of the slice ``name`` failed here."""
+        """Say that these samples of the slice ``name`` failed here, beside those that did so before."""
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{name}.{self._owner.worker}.{self._owner.nonce}.json"
         samples = {sample_id: asdict(failure) for sample_id, failure in failures.items()}
-        write_json(path, {"host": self._owner.host, "samples": samples})
+        write_json(path, {"host": self._owner.host, "samples": _read(path).get("samples", {}) | samples})
 
     def clear(self, name: str) -> None:
         """Forget them: the slice ``name`` is published."""
         for path in self._folder.glob(f"{name}.*.json"):
             path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """``host`` and ``samples`` of a file; empty for one that is not there or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(content, dict) and "host" in content and isinstance(content.get("samples"), dict)
+    return content if whole else {}

@@ -73,9 +73,11 @@ class Trial:
                 views = self._sampler(pictures, [seeds[k] for k in part])
                 self._check(views, len(part))
             except Exception as error:
-                if _device_is_lost(error):
-                    raise DeviceLost(f"{type(error).__name__}: {error}") from error
-                if len(part) == 1 or not _is_out_of_memory(error):
+                if not _is_out_of_memory(error):
+                    if _device_is_lost(error):
+                        raise DeviceLost(f"{type(error).__name__}: {error}") from error
+                    raise
+                if len(part) == 1:
                     raise
                 self._most = length // 2
                 self._on_halved(self._most, error)
@@ -93,7 +95,12 @@ class Trial:
 def _is_out_of_memory(error: Exception) -> bool:
     """By name, since the sampler's library is not imported here; cuBLAS has an error of its own for it."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    told = str(error)
+    return (
+        bool(names & {"OutOfMemoryError", "MemoryError"})
+        or "CUBLAS_STATUS_ALLOC_FAILED" in told
+        or told.startswith("CUDA error: out of memory")
+    )
 
 
 def _device_is_lost(error: Exception) -> bool:

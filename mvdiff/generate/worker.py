@@ -115,7 +115,7 @@ class _Worker:
         self._feed = Feed(
             self._plan, self._claims, batch=self._recipe.batch, heartbeat_seconds=settings.heartbeat_seconds,
             poll_seconds=settings.poll_seconds, should_stop=should_stop, time_left=time_left, drop=self._drop,
-            full_disk_seconds=FULL_DISK_SECONDS,
+            check=self._check, full_disk_seconds=FULL_DISK_SECONDS,
         )  # fmt: skip
         self._scribe, self._press = (
             Scribe(
@@ -127,12 +127,12 @@ class _Worker:
         self._sheet = Sheet(self._plan, SHEET_SECONDS)
         self._pace: deque[float] = deque(maxlen=_PACE_BATCHES)
         self._failed_in_a_row = 0
-        self._got_somewhere = False
+        self._got_somewhere = self._ever_made = False
 
     def run(self) -> Literal["done", "stopped"]:
         total = sum(self._sizes[name] for name in self._claims.names)
-        self._ledger.began()
         with Progress("all workers together", total) as self._progress, self._press, self._scribe, self._feed:
+            self._scribe.do(self._ledger.began)
             working: Work | None = None
             try:
                 for batch in self._feed:
@@ -148,9 +148,14 @@ class _Worker:
         self._events.write(self._feed.ended, worker=self._name)
         return self._feed.ended
 
+    def _check(self) -> None:
+        """Raise what went wrong behind the sampler."""
+        self._scribe.check()
+        self._press.check()
+
     def _do(self, batch: Batch) -> None:
         """Sample one batch and hand it on."""
-        self._scribe.check()
+        self._check()
         work = batch.work
         if work.attempt.lost:
             return
@@ -185,11 +190,14 @@ class _Worker:
         self._pace.append(time.monotonic() - start)
         self._feed.batch_seconds = statistics.median(self._pace)
         if made:
-            self._failed_in_a_row = 0
+            self._failed_in_a_row, self._ever_made = 0, True
         for k, why in failed.items():
             failure = Failure("sampler", f"{type(why).__name__}: {why}", "".join(traceback.format_exception(why)))
             self._note_failure(batch.work, ids[k], failure)
-            self._failed_in_a_row += 1
+            claim = batch.work.claim
+            known = ids[k] in claim.failed_elsewhere
+            # What failed on another host too says nothing against this one.
+            self._failed_in_a_row += not known or (claim.second_try and not self._ever_made)
             if self._failed_in_a_row >= self._settings.give_up_after:
                 told = f"{self._failed_in_a_row} samples in a row failed, the last with {failure.reason}"
                 self._give_up(batch.work, told, why)
@@ -212,7 +220,7 @@ class _Worker:
         name, lease = work.attempt.part.name, work.claim.lease
         alone = set(work.failures) - work.claim.failed_elsewhere
         if alone:
-            self._suspects.add(name, {sample_id: work.failures[sample_id] for sample_id in alone})
+            self._suspects.add(name, work.failures)
             self._close(work, "released")
             return
         with self._unless_published(work):
@@ -237,7 +245,7 @@ class _Worker:
         except Lost:
             self._lose(work)
         except Exception:
-            if not self._is_published(work):
+            if work.claim.lease.held() and not self._is_published(work):
                 raise
             self._lose(work)
 
@@ -276,17 +284,21 @@ class _Worker:
         return (self._plan.folder / work.attempt.part.file_name).exists()
 
     def _give_up(self, work: Work, told: str, error: Exception) -> NoReturn:
-        self._ledger.gave_up(told, work.attempt.part.name, work.claim.lease.attempt)
+        name = work.attempt.part.name
+        with suppress(OSError):
+            self._ledger.gave_up(told, name, work.claim.lease.attempt)
+            if work.failures:
+                self._suspects.add(name, work.failures)
         raise SamplerBroken(told) from error
 
     def _note_failure(self, work: Work, sample_id: str, failure: Failure) -> None:
         work.failures[sample_id] = failure
-        self._ledger.failed(work.attempt.part.name, work.claim.lease.attempt, sample_id, failure)
-        self._events.write("failed", worker=self._name, sample_id=sample_id, reason=failure.reason)
+        name, attempt = work.attempt.part.name, work.claim.lease.attempt
+        self._scribe.do(lambda: self._ledger.failed(name, attempt, sample_id, failure))
 
     def _note_halved(self, length: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        self._ledger.halved(length, reason)
+        self._scribe.do(lambda: self._ledger.halved(length, reason))
         _say(f"out of memory: from here on {length} samples a call ({reason})")
 
     def _note_full(self, error: Exception) -> None:
@@ -300,10 +312,11 @@ class _Worker:
             self._counted[name] = max(done, self._counted.get(name, 0))
 
     def _sweep(self) -> None:
-        """Clear the leases, suspects and unfinished attempts of this plan's slices, all published by now."""
+        """Clear the leases, suspects and unfinished attempts of the slices that are published, as all are by now."""
+        published = self._plan.published() & self._sizes.keys()
         for name in (LEASES, attempt.FOLDER, suspects.FOLDER):
             for path in (self._plan.folder / name).glob("*"):
-                if path.name.lstrip(".").partition(".")[0].removesuffix(TWIN) in self._sizes:
+                if path.name.lstrip(".").partition(".")[0].removesuffix(TWIN) in published:
                     if path.is_dir():
                         shutil.rmtree(path, ignore_errors=True)
                     else:

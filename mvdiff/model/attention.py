@@ -21,8 +21,8 @@ class Joint:
     views: int
     """Consecutive rows of the batch that are views of one sample."""
     reference: dict[str, Tensor] = field(default_factory=dict)
-    """Input of each self-attention layer on the reference pass: float [B, tokens, width], or [1, tokens, width] to be
-    shared by all samples. It is read, never consumed: gradient checkpointing runs a layer twice."""
+    """Input of each self-attention layer on the reference pass: float [B, tokens, width]. It is read, never consumed:
+    gradient checkpointing runs a layer twice."""
     keep: bool = False
     """This is the reference pass: fill ``reference`` instead of attending to it."""
 
@@ -53,8 +53,7 @@ class JointAttention:
         together = hidden_states.reshape(rows // joint.views, joint.views * tokens, width)  # [B, V tokens, width]
         seen = together
         if not joint.keep and joint.reference:
-            reference = joint.reference[self.layer].expand(len(together), -1, -1)
-            seen = torch.cat([together, reference], 1)  # [B, V tokens + reference tokens, width]
+            seen = torch.cat([together, joint.reference[self.layer]], 1)  # [B, V tokens + reference tokens, width]
         query, key, value = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, heads, tokens, head width]
             for projected in (attn.to_q(together), attn.to_k(seen), attn.to_v(seen))

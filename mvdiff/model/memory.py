@@ -206,7 +206,7 @@ class _OneStep(Sampling):
     def scheduler(self, model: MultiViewModel) -> Any:
         return SimpleNamespace(
             init_noise_sigma=1.0,
-            timesteps=torch.ones(1, device=META),
+            timesteps=torch.ones(1),
             scale_model_input=lambda latents, step: latents,
             step=lambda v, step, latents: SimpleNamespace(prev_sample=latents - v),
         )

@@ -198,9 +198,11 @@ class MultiViewModel(nn.Module):
         ``timestep`` int64 [B], ``cameras`` float [B, 6, 4] relative to the reference; a tile's slots are its cameras.
         """
         samples, views = noisy.shape[:2]
-        latents = condition.latents.expand(samples, -1, -1, -1)
-        context = condition.context.expand(samples, -1, -1)
-        joint = Joint(views=1 if self.tiled else views, reference=condition.seen)
+        # contiguous, a condition that all samples share is as one a sample: one compiled graph serves both
+        latents = condition.latents.expand(samples, -1, -1, -1).contiguous()
+        context = condition.context.expand(samples, -1, -1).contiguous()
+        seen = {name: one.expand(samples, -1, -1).contiguous() for name, one in condition.seen.items()}
+        joint = Joint(views=1 if self.tiled else views, reference=seen)
         if self.tiled:
             return untile(self._unet(tile(noisy, self.slots), latents, timestep, context, None, joint), self.slots)
         predicted = self._unet(

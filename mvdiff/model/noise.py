@@ -15,7 +15,7 @@ class SampleNoise:
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self._seeds = [int(seed) for seed in seeds]
-        self._device = device
+        self._device = torch.device(device)
         self._streams: dict[str, list[torch.Generator]] = {}
 
     def streams(self, purpose: str) -> list[torch.Generator]:
@@ -29,8 +29,11 @@ class SampleNoise:
 
     def draw(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """float32 [B, *shape], the next of each sample's stream."""
-        drawn = [torch.randn(tuple(shape), generator=stream) for stream in self.streams(purpose)]
-        return torch.stack(drawn).to(self._device)
+        drawn = torch.stack([torch.randn(tuple(shape), generator=stream) for stream in self.streams(purpose)])
+        if self._device.type == "cuda":
+            # from memory that is not pinned the copy would wait for all of the GPU's work before it
+            return drawn.pin_memory().to(self._device, non_blocking=True)
+        return drawn.to(self._device)
 
 
 def blank_noise(device: torch.device | str = "cpu") -> SampleNoise:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvdiff.errors import InputError
+from mvdiff.model.compilation import Compilation, CompileCache, compile_in_place, compiled, refuse_compiling
 from mvdiff.model.folder import load
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.noise import SampleNoise
 from mvdiff.model.sampler import Sampling, sample
+from mvdiff.model.space import KLSpace
 from mvdiff.placement import framed
 from mvdiff.rig import VIEWS
 
@@ -34,6 +36,7 @@ class MultiViewPipeline:
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self._autocast = PRECISIONS[mixed_precision]
+        self._filled: int | None = None
 
     @classmethod
     def from_pretrained(
@@ -46,6 +49,45 @@ class MultiViewPipeline:
         pipeline = cls(load(Path(folder)), device, mixed_precision)
         lower(pipeline.model, pipeline._autocast)
         return pipeline
+
+    @torch.inference_mode()
+    def compile(
+        self,
+        batch: int,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Compilation:
+        """Compile for calls of up to ``batch`` pictures with this ``sampler`` and ``guidance``, and be ready for them.
+
+        Fewer pictures are filled up to ``batch``, since other shapes would be compiled anew. Of several processes on a
+        node one compiles, the others find its work in a cache; ``tell`` hears if that must be waited for. Raises
+        ``InputError`` where this machine cannot compile, or where the cache is not this user's alone.
+        """
+        settings = self.model.settings
+        refuse_compiling(self.device)
+        sampling = self._sampling(2, sampler, guidance)
+        parts = [self.model.unet, *([self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else [])]
+        facts = {
+            "layout": settings.layout, "camera": settings.camera, "reference": settings.reference,
+            "size": settings.size, "condition_size": settings.condition_size, "batch": batch,
+            "dtype": str(self._autocast), "guided": sampling.guidance != 1,
+            "parts": [{key: one for key, one in dict(part.config).items() if key[0] != "_"} for part in
+                      (self.model.unet, self.model.vae)],
+        }  # fmt: skip
+        self._filled = batch
+        white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
+
+        def call() -> None:
+            compile_in_place(*parts)
+            self._views(white, [0], sampling)
+
+        try:
+            return compiled(CompileCache.of(self.device, facts), call, tell)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"a compiled call of {batch} samples does not fit this GPU", "lower generate.batch"
+            ) from error
 
     @torch.inference_mode()
     def __call__(
@@ -73,13 +115,7 @@ class MultiViewPipeline:
         is no number.
         """
         settings = self.model.settings
-        sampling = Sampling(
-            settings.sampler if sampler is None else sampler,
-            settings.steps if steps is None else steps,
-            settings.guidance if guidance is None else guidance,
-            guidance_rescale,
-            guidance_interval,
-        )
+        sampling = self._sampling(steps, sampler, guidance, guidance_rescale, guidance_interval)
         if isinstance(images, np.ndarray) and images.ndim < 4:
             raise InputError("one picture was given", "give a list of pictures, and a seed for each")
         masks = [None] * len(images) if masks is None else masks
@@ -99,14 +135,49 @@ class MultiViewPipeline:
         seen = [
             framed(image, settings.size, self.model.placement, mask) for image, mask in zip(images, masks, strict=True)
         ]
-        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-            latents = self.sample(seen, seeds, sampling, progress, reference_view)
-            if not latents.isfinite().all():
-                raise FloatingPointError("the sampler's latents are not finite")
-            views = self.model.space.decode(latents)
+        latents, views = self._views(seen, seeds, sampling, progress, reference_view)
+        if not latents.isfinite().all():
+            raise FloatingPointError("the sampler's latents are not finite")
         if self.model.tiled:
             views = views.roll(reference_view, 1)
         return views.cpu().numpy()
+
+    def _sampling(
+        self,
+        steps: int | None,
+        sampler: str | None,
+        guidance: float | None,
+        rescale: float = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+    ) -> Sampling:
+        settings = self.model.settings
+        return Sampling(
+            settings.sampler if sampler is None else sampler,
+            settings.steps if steps is None else steps,
+            settings.guidance if guidance is None else guidance,
+            rescale,
+            interval,
+        )
+
+    def _views(
+        self,
+        seen: Sequence[NDArray[np.uint8]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda steps: None,
+        reference_view: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Latents float [B, 6, C, h, w] of the framed pictures ``seen``, and views uint8 [B, 6, H, W, 3] of those."""
+        samples = len(seen)
+        if self._filled is not None:
+            if samples > self._filled:
+                raise InputError(f"{samples} pictures in a call", f"give {self._filled}: it was compiled for so many")
+            # with one of their own: where a picture cannot be sampled, others are not blamed for what fills up
+            seen = [*seen, *[seen[0]] * (self._filled - samples)]
+            seeds = [*seeds, *[seeds[0]] * (self._filled - samples)]
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            latents = self.sample(seen, seeds, sampling, progress, reference_view)
+            return latents[:samples], self.model.space.decode(latents)[:samples]
 
     def sample(
         self,

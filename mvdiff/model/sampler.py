@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,9 +18,24 @@ from mvdiff.errors import InputError
 from mvdiff.model.multiview import Condition, MultiViewModel
 from mvdiff.model.noise import SampleNoise, blank_noise
 
+
+class _Ancestral(EulerAncestralDiscreteScheduler):
+    """Euler's method for v, given its noise: diffusers' own would draw it and wait for the GPU at every step."""
+
+    def step(self, v: Tensor, step: Tensor, latents: Tensor, noise: Tensor) -> Any:  # type: ignore[override]
+        """As in diffusers, and bit for bit the same; ``noise`` is of the latents' shape."""
+        here: Any = self.step_index
+        sigma, after = self.sigmas[here], self.sigmas[here + 1]
+        up = (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5
+        down = (after**2 - up**2) ** 0.5
+        clean = v * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
+        self._step_index = here + 1
+        return SimpleNamespace(prev_sample=latents + (latents - clean) / sigma * (down - sigma) + noise * up)
+
+
 SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": True}),
-    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "euler_ancestral": (_Ancestral, {}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
 }
@@ -75,7 +91,8 @@ class Sampling:
         known = inspect.signature(kind.__init__).parameters
         kept = {name: value for name, value in model.scheduler.config.items() if name in _SCHEDULE and name in known}
         made = kind(**kept, **own, timestep_spacing="trailing")
-        made.set_timesteps(self.steps, device=model.signal.device)
+        # On the CPU, where a scheduler looks up its numbers: reading a timestep off a GPU would wait for all its work.
+        made.set_timesteps(self.steps)
         return made
 
 
@@ -107,12 +124,10 @@ def sample(
     kept = torch.zeros(samples, dtype=torch.bool, device=device)
     condition: Condition | None = None
     unconditional: Condition | None = None
-    # Ancestral samplers alone take noise at every step, a list of generators: one a sample.
-    extra = {"generator": noise.streams("ancestral")} if sampling.sampler == "euler_ancestral" else {}
     for step in scheduler.timesteps:
         # a pass over the noised reference is of one timestep; a clean one serves them all
         stale = model.noised_reference
-        timestep = step.long().expand(samples)
+        timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
         if condition is None or stale:
             condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), kept)
@@ -123,7 +138,9 @@ def sample(
             if unconditional is None or stale:
                 unconditional = model.unconditional(blank, timestep[:1], blank_row)
             v = _guide(v, model.predict_v(noisy, timestep, cameras, unconditional).float(), sampling)
-        latents = scheduler.step(v, step, latents, **extra).prev_sample
+        # ancestral samplers alone take noise at every step
+        fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}
+        latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
     return latents
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from mvdiff.generate import Plan, ResultStore, SamplerBroken, sample_seed, status
+from mvdiff.generate.audit import audit
 from mvdiff.generate.lease import LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
+from mvdiff.generate.repair import take_back
 from mvdiff.generate.status import bad_hosts, quarantined
+from mvdiff.generate.suspects import Failure, Suspects
 from mvdiff.rig import RIGS
 from mvdiff.shard import ShardReader, ShardWriter, verify_shard
 
@@ -306,6 +310,32 @@ def test_on_the_only_host_of_many_a_sample_waits_for_others_and_is_then_tried_ag
     assert set(status(plan.folder).reasons) == {"mouse-001"}
 
 
+def test_more_bad_samples_in_a_row_than_stop_a_worker_are_quarantined_all_the_same(bench, failing, sampler):
+    plan = bench.plan(slice_size=6)
+    bad = failing(seeds_of(bench, 0, 1, 2, 3, 4))
+    starts = 0
+    for host in ("node-a", "node-b") * 4:
+        starts += 1
+        try:
+            if bench.work(plan, f"w{starts}", bad, host=host, settings=QUICK, only_host=False) == "done":
+                break
+        except SamplerBroken:
+            continue
+    state = status(plan.folder)
+    assert (state.done, sorted(state.reasons)) == (5, [f"mouse-{k:03d}" for k in range(5)])
+
+
+def test_suspects_of_two_hosts_that_alternate_come_to_an_end(bench, failing):
+    plan = bench.plan(limit=4)
+    suspects = [Suspects(plan.folder, Owner.here(name, f"node-{name}")) for name in "ab"]
+    suspects[0].add("0000-000000", {"mouse-000": Failure("sampler", "no good")})
+    suspects[0].add("0000-000000", {"mouse-001": Failure("sampler", "no good")})
+    assert suspects[1].hosts("0000-000000") == {"node-a": {"mouse-000", "mouse-001"}}, "what was said is not taken back"
+    for path in (plan.folder / "suspects").iterdir():
+        path.with_name("0000-000000.x.y.json").write_text("[]")
+    assert suspects[1].hosts("0000-000000") == {"node-a": {"mouse-000", "mouse-001"}}, "a damaged file costs itself"
+
+
 def test_a_node_that_fails_where_others_do_not_is_told_apart(bench):
     plan = bench.plan()
 
@@ -442,6 +472,63 @@ def test_a_plan_that_grew_while_a_worker_ran_is_finished_by_the_next(bench):
     assert bench.work(Plan.load(plan.folder), "w1") == "done"
     assert len(ResultStore(plan.folder)) == 10
     assert all(not verify_shard(path) for path in plan.folder.glob("*.h5"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no answer"), ValueError("anything")])
+def test_what_goes_wrong_behind_the_last_batch_is_raised(bench, calm, monkeypatch, error):
+    plan = bench.plan(limit=4)
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mvdiff.generate.attempt.link_new", fail)
+        with pytest.raises(type(error)):
+            bench.work(plan)
+    assert status(plan.folder).running == 0, "and the slice is there for others at once"
+    assert bench.work(plan, "w1", sampler=None) == "done", "with all its rows"
+    assert bench.hashes(plan.folder).items() <= calm.items()
+
+
+def test_a_slice_taken_back_while_a_worker_runs_is_made_again_from_its_good_rows(bench, calm, sampler):
+    plan = bench.plan()
+    taken = []
+
+    def repairing(images, seeds):
+        path = plan.folder / "slice-0000-000000.h5"
+        if not taken and path.exists():
+            content = bytearray(path.read_bytes())
+            content[-2000] ^= 1
+            path.write_bytes(content)
+            taken.extend(audit(plan.folder).flawed)
+            assert take_back(plan.folder, taken) == 1
+            assert take_back(plan.folder, taken) == 0, "a second repair has nothing to take back"
+        return sampler(images, seeds)
+
+    while not taken:
+        assert bench.work(plan, sampler=repairing) == "done"
+        if not taken:
+            (plan.folder / "slice-0000-000002.h5").unlink()
+    assert bench.hashes(plan.folder) == calm
+    assert settled(plan.folder)
+
+
+def test_what_another_version_left_is_no_hindrance(bench, calm):
+    plan = bench.plan(limit=4)
+    bench.work_one_batch(plan)
+    [left] = [path for path in (plan.folder / "attempts").iterdir() if path.is_dir()]
+    (left / ".result.part").unlink()
+    with ShardWriter(left / "result", size=16, rig="mouse", codec="raw", with_alpha=False) as writer:
+        assert writer.rows == 0
+    assert bench.work(plan, "w1") == "done"
+    assert bench.hashes(plan.folder).items() <= calm.items()
+
+
+def test_copies_of_a_slice_do_not_pile_up(bench):
+    plan = bench.plan(limit=8, slice_size=8)
+    for start in range(3):
+        bench.work_one_batch(plan, f"w{start}")
+    assert len(list((plan.folder / "attempts").iterdir())) == 2
 
 
 def test_the_ledger_is_json_lines_of_one_writer_a_file(bench):

@@ -15,6 +15,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from mvdiff.errors import InputError
+from mvdiff.model import pipeline
 from mvdiff.model.build import create
 from mvdiff.model.compilation import CompileCache, compiled, refuse_compiling
 from mvdiff.model.pipeline import MultiViewPipeline
@@ -40,42 +41,41 @@ def cache(disk: Path) -> CompileCache:
     return CompileCache.of(CPU, {"size": 1})
 
 
-def small(settings) -> MultiViewPipeline:
-    """The fewest kinds of layers of which a model can consist."""
-    model = create(settings(widths=[8, 8], attention=[False, True], norm_groups=8), draw_pictures(0, 4), 0)
-    return MultiViewPipeline(awake(model))
-
-
-@pytest.mark.timeout(600)
-def test_compiled_views_are_the_same_for_every_batch_and_found_in_the_cache_by_the_next(settings, disk):
+def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypatch):
+    """All but Inductor's kernels, of which a model this small has so many that a C++ compiler takes minutes."""
+    monkeypatch.setattr(pipeline, "compile_in_place", _traced)
+    model = awake(create(settings(reference="noised"), draw_pictures(0, 4), 0))
     pictures = draw_pictures(5, 3)[:, 0]
-    eager = small(settings)(pictures, seeds=[7, 8, 9], steps=3)
-    pipeline = small(settings)
-    first = pipeline.compile(3)
-    assert first.graphs >= 2 and first.cached == 0
-    assert first.folder.is_relative_to(disk)
+    asked = {"steps": 3, "guidance": 2.0}
+    eager = MultiViewPipeline(model)(pictures, seeds=[7, 8, 9], **asked)
+    chosen = MultiViewPipeline(model)
+    made = chosen.compile(3, guidance=2.0)
+    assert made.graphs == 3, "one for the reference, one for the blank one, one for the views of either"
+    assert made.folder.is_relative_to(disk)
     ready = counters["stats"]["unique_graphs"]
-    views = pipeline(pictures, seeds=[7, 8, 9], steps=3)
+    views = chosen(pictures, seeds=[7, 8, 9], **asked)
     assert np.abs(views.astype(int) - eager).max() <= 1
-    beside = pipeline([*(255 - pictures[:1]), *pictures[1:]], seeds=[1, 8, 9], steps=3)
+    beside = chosen([*(255 - pictures[:1]), *pictures[1:]], seeds=[1, 8, 9], **asked)
     assert np.array_equal(beside[1:], views[1:]) and not np.array_equal(beside[0], views[0])
-    assert np.array_equal(pipeline(pictures[:1], seeds=[7], steps=3)[0], views[0])
-    pipeline(pictures, seeds=[7, 8, 9], steps=7)
+    assert np.array_equal(chosen(pictures[:1], seeds=[7], **asked)[0], views[0])
+    chosen(pictures[:2], seeds=[7, 8], steps=7, guidance=3.0, guidance_interval=(0.2, 0.6), reference_view=1)
     assert counters["stats"]["unique_graphs"] == ready, "something was compiled outside of its turn"
     with pytest.raises(InputError, match="4 pictures in a call: give 3"):
-        pipeline([*pictures, pictures[0]], seeds=range(4), steps=1)
+        chosen([*pictures, pictures[0]], seeds=range(4), steps=1)
 
-    torch._dynamo.reset()
-    other = small(settings)
-    again = other.compile(3)
-    assert (again.graphs, again.cached, again.folder) == (first.graphs, first.graphs, first.folder)
-    assert np.array_equal(other(pictures, seeds=[7, 8, 9], steps=3), views)
+
+def _traced(*modules: torch.nn.Module) -> None:
+    for module in modules:
+        module.compile(fullgraph=True, dynamic=False, backend="aot_eager")
 
 
 WORKER = """
-import sys, tempfile, torch
+import torch
 from mvdiff.model.compilation import CompileCache, compile_in_place, compiled
-layer = torch.nn.Linear(4, 4)
+class Layer(torch.nn.Module):
+    def forward(self, values):
+        return torch.sin(values) + 1
+layer = Layer()
 def work():
     compile_in_place(layer)
     layer(torch.ones(2, 4))

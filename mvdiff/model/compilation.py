@@ -1,0 +1,160 @@
+"""Compiled kernels (torch.compile): made once a node by whichever worker comes first, read from a cache by the others.
+
+The cache is executable code, so it lies where nobody but its user can write.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
+
+from mvdiff.errors import InputError
+
+_DONE = "complete"
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What making compiled kernels ready took."""
+
+    graphs: int
+    """Graphs that were made ready."""
+    cached: int
+    """Those of them that were in the node's cache."""
+    seconds: float
+    """Time it took, without the wait."""
+    waited: float
+    """Seconds before that in which another worker of the node compiled."""
+    folder: Path
+    """The cache."""
+
+    def __str__(self) -> str:
+        waited = f" after {self.waited:.0f} s behind another worker" if self.waited >= 1 else ""
+        return f"{self.graphs} graphs ready in {self.seconds:.0f} s{waited}, {self.cached} from the cache {self.folder}"
+
+
+def refuse_compiling(device: torch.device) -> None:
+    """Raise ``InputError`` where this machine lacks what torch compiles with, or torch compiles what it likes."""
+    if not hasattr(inductor, "deterministic"):
+        raise _refusal(f"torch {torch.__version__} picks other kernels on other nodes", "torch 2.10")
+    # those that Triton, or Inductor for a CPU, calls
+    known = {"cuda": ("CC", ("clang", "gcc")), "cpu": ("CXX", ("g++",))}
+    variable, names = known.get(device.type, known["cpu"])
+    names = (os.environ[variable],) if os.environ.get(variable) else names
+    if not any(shutil.which(name) for name in names):
+        raise _refusal(f"{platform.node()} has no compiler ({' or '.join(names)})", names[-1])
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise _refusal(f"{platform.node()} lacks {header}", "Python's headers")
+
+
+def _refusal(what: str, lacking: str) -> InputError:
+    return InputError(f"generate.compile=true cannot work: {what}", f"install {lacking}, or say generate.compile=false")
+
+
+def compile_in_place(*modules: nn.Module) -> None:
+    """Let each of ``modules`` compile at its first call with arguments of a new shape."""
+    options: dict[str, Any] = {
+        # or kernels are chosen by measuring, which makes other last bits on other nodes
+        "deterministic": True,
+        # which torch keeps in a folder of its own choice, whoever made that
+        "cpp_cache_precompile_headers": False,
+    }
+    for module in modules:
+        module.compile(fullgraph=True, dynamic=False, options=options)
+
+
+@dataclass(frozen=True)
+class CompileCache:
+    """A folder on this node's own disk (under ``TMPDIR``, or /tmp) that all workers of its user share."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, device: torch.device, facts: Mapping[str, Any]) -> "CompileCache":
+        """The cache, made where it is not there, for what ``facts`` (JSON values) say on ``device``.
+
+        Raises ``InputError`` where somebody else could have written to it.
+        """
+        machine: list[Any] = [platform.machine(), platform.python_version(), torch.__version__, diffusers.__version__]
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name(device)
+            machine += [name, torch.version.cuda, *torch.cuda.get_device_capability(device)]
+        else:
+            name = torch.backends.cpu.get_cpu_capability()
+            # of each CPU graph the number of its threads is a part
+            machine += [name, torch.get_num_threads()]
+        digest = hashlib.sha256(json.dumps([machine, dict(facts)], sort_keys=True).encode()).hexdigest()
+        safe = "".join(letter if letter.isalnum() else "-" for letter in f"torch-{torch.__version__}-{name}")
+        folder = Path(tempfile.gettempdir(), f"mvdiff-compiled-{os.getuid()}", f"{safe}-{digest[:16]}").absolute()
+        _private(folder.parent)
+        _private(folder)
+        return cls(folder)
+
+    @contextmanager
+    def turn(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Enter to compile: whoever comes first compiles alone, and the others enter when it is done or dead.
+
+        What is compiled goes to the cache from now on, also after the block.
+        """
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
+        os.environ["TRITON_CACHE_DIR"] = str(self.folder / "triton")
+        done = self.folder / _DONE
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell(f"another worker compiles in {self.folder}, waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if done.exists():
+                # Readers of the cache do not disturb each other: the next may come.
+                lock.close()
+            yield
+            done.touch()
+
+
+def compiled(cache: CompileCache, work: Callable[[], None], tell: Callable[[str], None]) -> Compilation:
+    """Run ``work``, which calls what is to be compiled, when it is this worker's turn."""
+    start = time.monotonic()
+    with cache.turn(tell):
+        entered, before = time.monotonic(), _counted()
+        work()
+        graphs, cached = (now - then for now, then in zip(_counted(), before, strict=True))
+        return Compilation(graphs, cached, time.monotonic() - entered, entered - start, cache.folder)
+
+
+def _counted() -> tuple[int, int]:
+    """Graphs of this process so far, and those of them that were found in a cache."""
+    return counters["stats"]["unique_graphs"], counters["inductor"]["fxgraph_cache_hit"]
+
+
+def _private(folder: Path) -> None:
+    """Make ``folder``, or see that only this user can have written to it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    mend = f"remove it if it is yours, or let TMPDIR name another folder, on a disk of {platform.node()}"
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(f"{folder}, a cache of compiled code, is not this user's own folder", mend)
+    if found.st_mode & 0o077:
+        raise InputError(f"{folder}, a cache of compiled code, is open to others ({found.st_mode & 0o777:o})", mend)
+    for above in folder.parents:
+        found = above.stat()
+        if found.st_uid != os.getuid() and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+            raise InputError(f"{above}, where a cache of compiled code would lie, can be written by others", mend)
