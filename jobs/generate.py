@@ -16,6 +16,7 @@ from jobs.runfolder import Run
 from jobs.shards import check_readable, tell_left_out
 from mvdiff.errors import InputError
 from mvdiff.generate.asked import Asked
+from mvdiff.generate.hosts import bad_hosts
 from mvdiff.generate.ledger import Ledger, read_ledger
 from mvdiff.generate.mended import mended
 from mvdiff.generate.owner import Owner
@@ -23,7 +24,7 @@ from mvdiff.generate.plan import Plan, make_plan
 from mvdiff.generate.selection import choose, listed
 from mvdiff.generate.settings import GenerateSettings, Recipe, reference_views
 from mvdiff.generate.starts import refuse_futile
-from mvdiff.generate.status import Status, bad_hosts, status
+from mvdiff.generate.status import Status, status
 from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import rig
 from mvdiff.shard import ShardIndex
@@ -100,7 +101,7 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
     """Plan what is missing, and what failed only because its shard was damaged then."""
     assert run is not None
     plans = [Plan.load(folder) for folder in _folders(config, run)] if config.data.path is None else _plans(config, run)
-    if any(len(plan.published()) < len(plan) for plan in plans):
+    if any(plan.unpublished() for plan in plans):
         return None
     now = [status(plan.folder) for plan in plans]
     if not all(one.finished for one in now):
@@ -136,8 +137,7 @@ def _plans(config: DictConfig, run: Run) -> list[Plan]:
 
 def useful_workers(config: DictConfig, run: Run) -> int:
     """One for each slice that is not published."""
-    plans = [Plan.load(folder) for folder in _folders(config, run)]
-    return max(1, sum(len(plan) - len(plan.published()) for plan in plans))
+    return max(1, sum(Plan.load(folder).unpublished() for folder in _folders(config, run)))
 
 
 def bad_nodes(config: DictConfig, run: Run) -> dict[str, str]:
@@ -152,7 +152,7 @@ def work(config: DictConfig, context: Context) -> str:
     """One worker."""
     assert context.run and context.events
     recipes = _recipes(config)
-    if all(_is_published(context.run.results / recipe.set_id) for recipe in recipes):
+    if not any(Plan.load(context.run.results / recipe.set_id).unpublished() for recipe in recipes):
         print("everything was published while this worker waited in the queue", flush=True)
         return "done"
     refuse_futile(context.events.read())
@@ -209,11 +209,6 @@ def work(config: DictConfig, context: Context) -> str:
         if ended == "stopped":
             return ended
     return "done"
-
-
-def _is_published(folder: Path) -> bool:
-    plan = Plan.load(folder)
-    return len(plan.published()) == len(plan)
 
 
 def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mvdiff.errors import InputError
 from mvdiff.generate.ledger import read_ledger
-from mvdiff.generate.plan import Plan, Slice
+from mvdiff.generate.plan import Plan, Slice, slice_file
 from mvdiff.generate.results import left_out
 from mvdiff.shard import BadRow, ShardReader, each_shard, verify_shard
 
@@ -59,7 +59,7 @@ def audit(folder: Path) -> Audit:
     """
     plan = Plan.load(folder)
     published = plan.published()
-    paths = [folder / f"slice-{name}.h5" for name in plan.sizes() if name in published]
+    paths = [folder / slice_file(name) for name in plan.sizes() if name in published]
     size = sum(path.stat().st_size for path in paths)
     looked = iter(each_shard(paths, f"verify {folder}", lambda path, advance: _look(path, plan.recipe.set_id, advance)))
     failures = _Failures(folder)
@@ -95,11 +95,10 @@ class _Failures:
     """What the ledger of the result set ``folder`` says about samples that are not in their slices."""
 
     def __init__(self, folder: Path) -> None:
-        self._left_out = {name: frozenset(missing) for name, missing in left_out(folder).items()}
+        lines = list(read_ledger(folder))
+        self._left_out = {name: frozenset(missing) for name, missing in left_out(lines).items()}
         self._reasons = {
-            (line["slice"], line["sample_id"]): str(line["reason"])
-            for line in read_ledger(folder)
-            if line["kind"] == "failed"
+            (line["slice"], line["sample_id"]): str(line["reason"]) for line in lines if line["kind"] == "failed"
         }
 
     def reason(self, name: str, sample_id: str) -> str | None:

@@ -67,7 +67,7 @@ class Claims:
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
+        """Names of the slices that are not known to be published."""
         return [name for _, name in self._open]
 
     def next(self) -> Claim | None:
@@ -102,7 +102,7 @@ class Claims:
         suspects = self._suspects.slices()
         for _ in range(len(self._open)):
             number, name = self._open[0]
-            if self._is_published(name):
+            if self._plan.is_published(name):
                 self._open.popleft()
                 self._on_published(name)
                 continue
@@ -113,7 +113,7 @@ class Claims:
                 self._open.rotate(-1)
                 continue
             lease = self._taken(name)
-            if lease is not None and self._is_published(name):
+            if lease is not None and self._plan.is_published(name):
                 lease.end("published")
                 continue
             if lease is not None:
@@ -125,7 +125,7 @@ class Claims:
         """The samples of a slice that failed on other hosts; None where all that failed did so on this one."""
         hosts = self._suspects.hosts(name)
         failed_here = hosts.pop(self._owner.host, None) is not None
-        return {sample_id for ids in hosts.values() for sample_id in ids} or (None if failed_here else set())
+        return _ids(hosts) or (None if failed_here else set())
 
     def _failed_here(self, others: list[tuple[int, str]]) -> Claim | None:
         """A slice whose suspects failed on this host, once no other host is there to try them."""
@@ -143,8 +143,7 @@ class Claims:
         for number, name in waiting:
             lease = self._taken(name)
             if lease is not None:
-                hosts = self._suspects.hosts(name)
-                return Claim(number, lease, {sample_id for ids in hosts.values() for sample_id in ids}, second_try=True)
+                return Claim(number, lease, _ids(self._suspects.hosts(name)), second_try=True)
         return None
 
     def _twin(self, others: list[tuple[int, str]]) -> Claim | None:
@@ -185,5 +184,7 @@ class Claims:
             return self._leases.claim(name)
         return None
 
-    def _is_published(self, name: str) -> bool:
-        return (self._plan.folder / f"slice-{name}.h5").exists()
+
+def _ids(hosts: dict[str, set[str]]) -> set[str]:
+    """The samples that failed on any of ``hosts``."""
+    return {sample_id for ids in hosts.values() for sample_id in ids}

@@ -19,7 +19,6 @@ from mvdiff.generate.suspects import Failure
 from mvdiff.shard import Sample
 
 _LOOK_S = 0.05
-_AHEAD_S = 0.001
 
 
 class Work:
@@ -81,7 +80,7 @@ class Feed:
         self._batches = -(-max(plan.sizes().values(), default=1) // batch)
         self._inputs = InputReader()
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
-        self._leave = threading.Event()
+        self._leave, self._taken = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._check = check
         self._full_disk_seconds = full_disk_seconds
@@ -116,6 +115,7 @@ class Feed:
             except queue.Empty:
                 self._check()
                 continue
+            self._taken.set()
             if found is None:
                 return
             if isinstance(found, BaseException):
@@ -148,9 +148,10 @@ class Feed:
     def _feed(self) -> None:
         pause = self._poll_seconds / 16
         while not self._stopping():
+            self._taken.clear()
             if not self._ready.empty():
                 # The slice in hand is not begun yet: a worker is ahead by one slice at most.
-                self._leave.wait(_AHEAD_S)
+                self._taken.wait(_LOOK_S)
                 continue
             claim = self._claims.next() if self._time_for_a_slice() else None
             if claim is not None:
@@ -195,7 +196,7 @@ class Feed:
                 self._put(batch)
         except BaseException as error:
             self._drop(work)
-            if isinstance(error, Exception) and self._is_published(part.file_name):
+            if isinstance(error, Exception) and self._plan.is_published(part.name):
                 # Whoever publishes a slice clears away what others wrote for it; an error of theirs then means nothing.
                 return
             if disk_is_full(error) and self._may_wait():
@@ -211,9 +212,6 @@ class Feed:
         now = time.monotonic()
         self._full_since = now if self._full_since is None else self._full_since
         return now - self._full_since < self._full_disk_seconds
-
-    def _is_published(self, file_name: str) -> bool:
-        return (self._plan.folder / file_name).exists()
 
     def _read(self, work: Work, begin: int, missing: set[int], last: bool) -> Batch:
         part = work.attempt.part

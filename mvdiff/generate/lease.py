@@ -25,6 +25,7 @@ from mvdiff.generate.owner import Owner
 
 State = Literal["held", "released", "published"]
 
+FOLDER = "leases"
 TWIN = "~"
 """Behind a slice's name: the second lease on it, for whoever has nothing else to do while the first one is held."""
 

@@ -56,7 +56,7 @@ class Slice:
     @property
     def file_name(self) -> str:
         """Name of the slice's result shard in the set's folder."""
-        return f"slice-{self.name}.h5"
+        return slice_file(self.name)
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,19 @@ class Plan:
         """Names of the slices whose result shards are there."""
         found = (_SLICE_FILE.fullmatch(entry.name) for entry in os.scandir(self.folder))
         return {match[1] for match in found if match}
+
+    def unpublished(self) -> int:
+        """How many slices' result shards are not there."""
+        return len(self) - len(self.published())
+
+    def is_published(self, name: str) -> bool:
+        """Whether the result shard of the slice ``name`` is there."""
+        return (self.folder / slice_file(name)).exists()
+
+
+def slice_file(name: str) -> str:
+    """Name of the result shard of the slice ``name`` in its set's folder."""
+    return f"slice-{name}.h5"
 
 
 def segment_path(folder: Path, number: int) -> Path:

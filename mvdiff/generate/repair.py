@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvdiff.durable import sync_folder
-from mvdiff.generate.attempt import DAMAGED, FOLDER
+from mvdiff.generate import attempt, lease
 from mvdiff.generate.audit import Flawed
 from mvdiff.generate.lease import LeaseBook
 from mvdiff.generate.owner import Owner
-from mvdiff.generate.status import LEASES
 from mvdiff.shard import verify_shard
 
 
@@ -19,21 +18,21 @@ def take_back(folder: Path, flawed: Sequence[Flawed]) -> int:
     Each becomes an attempt that ended early, which the next worker goes on with. Returns how many were taken back; one
     that somebody works on is left to them.
     """
-    leases = LeaseBook(folder / LEASES, Owner.here("repair"), lease_seconds=math.inf)
+    leases = LeaseBook(folder / lease.FOLDER, Owner.here("repair"), lease_seconds=math.inf)
     taken = 0
     for one in flawed:
-        lease = leases.claim(one.name)
-        if lease is None:
+        held = leases.claim(one.name)
+        if held is None:
             continue
         if not one.path.exists() or (one.bad and not verify_shard(one.path)):
             # Another repair was faster.
-            lease.end("released")
+            held.end("released")
             continue
-        attempt = folder / FOLDER / f"{one.name}.{lease.attempt}"
-        attempt.mkdir(parents=True, exist_ok=True)
-        one.path.rename(attempt / DAMAGED)
-        sync_folder(attempt)
+        kept = folder / attempt.FOLDER / f"{one.name}.{held.attempt}"
+        kept.mkdir(parents=True, exist_ok=True)
+        one.path.rename(kept / attempt.DAMAGED)
+        sync_folder(kept)
         sync_folder(folder)
-        lease.end("released")
+        held.end("released")
         taken += 1
     return taken

@@ -1,7 +1,7 @@
 """Read generated views back by sample id."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mvdiff.errors import InputError
 from mvdiff.generate.inputs import OPEN_SHARDS
 from mvdiff.generate.ledger import read_ledger
-from mvdiff.generate.plan import SET_FILE, Plan
+from mvdiff.generate.plan import SET_FILE, Plan, slice_file
 from mvdiff.shard import CorruptRow, DamagedShard, Sample, ShardIndex, ShardReader
 
 
@@ -109,7 +109,7 @@ def _published(plan: Plan) -> tuple[list[Path], dict[str, int]]:
     A sample that a slice had to leave out may be planned again: the last published slice with it counts. The files
     decide; what the ledger says a slice lacks only saves opening it.
     """
-    published, told = plan.published(), left_out(plan.folder)
+    published, told = plan.published(), left_out(read_ledger(plan.folder))
     files: list[Path] = []
     places: dict[str, int] = {}
     for segment in plan.segments:
@@ -117,37 +117,41 @@ def _published(plan: Plan) -> tuple[list[Path], dict[str, int]]:
             name = segment.name_at(number)
             if name not in published:
                 continue
-            path = plan.folder / f"slice-{name}.h5"
+            path = plan.folder / slice_file(name)
             planned = segment.ids[number * segment.slice : (number + 1) * segment.slice]
-            lacking = set(told[name]) if name in told else _lacking(path, planned)
-            there = [one for one in planned if one not in lacking] if lacking else planned
+            try:
+                lacks = set(told[name] if name in told else lacking(path, planned))
+            except DamagedShard:
+                # Its samples were published; whoever asks for one is told what has become of it.
+                lacks = set()
+            there = [one for one in planned if one not in lacks] if lacks else planned
             places.update(dict.fromkeys(there, len(files)))
             files.append(path)
     return files, places
 
 
-def left_out(folder: Path) -> dict[str, list[str]]:
-    """What each published slice of the result set ``folder`` lacks, where its ledger tells.
+def left_out(ledger: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """What each published slice of a result set lacks, where the lines of its ``ledger`` tell.
 
     A slice that was published more than once, with different words, is not in it: clocks of nodes do not say which was
     the last, and the file does.
     """
     told: dict[str, list[str]] = {}
     doubtful: set[str] = set()
-    for line in read_ledger(folder):
+    for line in ledger:
         if line["kind"] == "published" and told.setdefault(line["slice"], line["missing"]) != line["missing"]:
             doubtful.add(line["slice"])
     return {name: missing for name, missing in told.items() if name not in doubtful}
 
 
-def _lacking(path: Path, planned: list[str]) -> set[str]:
-    """What the file at ``path`` lacks of the samples ``planned`` in it: its worker died before it could say so."""
-    try:
-        with ShardReader(path) as reader:
-            return set(planned).difference(reader.ids())
-    except DamagedShard:
-        # Its samples were published; whoever asks for one is told what has become of it.
-        return set()
+def lacking(path: Path, planned: list[str]) -> list[str]:
+    """What the file at ``path`` lacks of the samples ``planned`` in it, where the ledger does not tell.
+
+    Raises ``DamagedShard`` for a file that cannot be opened.
+    """
+    with ShardReader(path) as reader:
+        there = set(reader.ids())
+    return [sample_id for sample_id in planned if sample_id not in there]
 
 
 def result_set(path: Path) -> Path:

@@ -1,22 +1,18 @@
 """How far a result set is, how fast it grows and by whom, from its files."""
 
 import math
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mvdiff.errors import one_line
-from mvdiff.generate.lease import TWIN, LeaseBook
+from mvdiff.generate.lease import FOLDER, TWIN, LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
-from mvdiff.generate.plan import Plan, Slice
-from mvdiff.generate.results import left_out
+from mvdiff.generate.plan import Plan
+from mvdiff.generate.results import lacking, left_out
 from mvdiff.progress import duration
-from mvdiff.shard import ShardReader
 
-LEASES = "leases"
 _SHOWN = 10
 
 
@@ -103,7 +99,7 @@ def status(folder: Path) -> Status:
     lines = list(read_ledger(folder))
     published = plan.published()
     reasons = _left_out(plan, lines)
-    leases = LeaseBook(folder / LEASES, Owner.here("status"), lease_seconds=math.inf)
+    leases = LeaseBook(folder / FOLDER, Owner.here("status"), lease_seconds=math.inf)
     open_slices = {name: size for name, size in plan.sizes().items() if name not in published}
     holders = {
         name: [holder for one in (name, name + TWIN) if (holder := leases.holder(one)) is not None]
@@ -121,46 +117,9 @@ def quarantined(plan: Plan) -> dict[str, str]:
     return _left_out(plan, list(read_ledger(plan.folder)))
 
 
-def bad_hosts(lines: Iterable[dict[str, Any]], within_s: float) -> dict[str, str]:
-    """Hosts that failed where others did not, by the ledger's lines of the last ``within_s`` seconds, with the reason.
-
-    A host is bad where its workers gave up, or where ``_FAILED_ALONE`` samples failed that came out on another host,
-    while at least one other host published something.
-    """
-    recent = [line for line in lines if line["time"] > time.time() - within_s]
-    publishers = {line["host"] for line in recent if line["kind"] == "published"}
-    missing = {sample_id for line in recent if line["kind"] == "published" for sample_id in line["missing"]}
-    resolved = {line["slice"] for line in recent if line["kind"] == "published"}
-    last_good = {
-        host: max(line["time"] for line in recent if line["kind"] == "published" and line["host"] == host)
-        for host in publishers
-    }
-    bad: dict[str, str] = {}
-    for host in sorted({line["host"] for line in recent}):
-        if not publishers - {host}:
-            continue
-        own = [line for line in recent if line["host"] == host]
-        failed = {
-            line["sample_id"]: line["reason"]
-            for line in own
-            if line["kind"] == "failed" and line["slice"] in resolved and line["sample_id"] not in missing
-        }
-        gave_up = [
-            line["reason"] for line in own if line["kind"] == "gave_up" and line["time"] > last_good.get(host, 0.0)
-        ]
-        if gave_up:
-            bad[host] = gave_up[-1]
-        elif len(failed) >= _FAILED_ALONE:
-            bad[host] = f"{len(failed)} samples failed there and not elsewhere, one with {next(iter(failed.values()))}"
-    return bad
-
-
-_FAILED_ALONE = 3
-
-
 def _leased(folder: Path) -> set[str]:
     """Names of the slices that anybody ever claimed."""
-    paths = (folder / LEASES).glob("*") if (folder / LEASES).is_dir() else ()
+    paths = (folder / FOLDER).glob("*") if (folder / FOLDER).is_dir() else ()
     return {path.name.partition(".")[0].removesuffix(TWIN) for path in paths if not path.name.startswith(".")}
 
 
@@ -195,7 +154,7 @@ def _speed(own: list[dict[str, Any]]) -> float | None:
 
 
 def _left_out(plan: Plan, lines: list[dict[str, Any]]) -> dict[str, str]:
-    missing = left_out(plan.folder)
+    missing = left_out(lines)
     reasons = {line["sample_id"]: line["reason"] for line in lines if line["kind"] == "failed"}
     published = plan.published()
     ids: dict[str, None] = {}
@@ -208,13 +167,7 @@ def _left_out(plan: Plan, lines: list[dict[str, Any]]) -> dict[str, str]:
             if name not in published:
                 continue
             if name not in missing:
-                missing[name] = _lacking(plan.folder, segment.slice_at(number))
+                part = segment.slice_at(number)
+                missing[name] = lacking(plan.folder / part.file_name, part.ids)
             ids.update(dict.fromkeys(missing[name]))
     return {sample_id: reasons.get(sample_id, "the worker's ledger is lost") for sample_id in ids}
-
-
-def _lacking(folder: Path, part: Slice) -> list[str]:
-    """What the published shard of ``part`` lacks, from the file: its worker died before it could say so."""
-    with ShardReader(folder / part.file_name) as reader:
-        rows = set(reader.ids())
-    return [sample_id for sample_id in part.ids if sample_id not in rows]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mvdiff.errors import one_line
 from mvdiff.events import EventLog
-from mvdiff.generate import attempt, suspects
+from mvdiff.generate import attempt, lease, suspects
 from mvdiff.generate.attempt import Lost
 from mvdiff.generate.claims import Claims
 from mvdiff.generate.feed import Batch, Feed, Work
@@ -39,7 +39,6 @@ from mvdiff.generate.scribe import Scribe
 from mvdiff.generate.settings import GenerateSettings, sample_seed
 from mvdiff.generate.sheet import Sheet
 from mvdiff.generate.starts import PROGRESSED
-from mvdiff.generate.status import LEASES
 from mvdiff.generate.suspects import Failure, Suspects
 from mvdiff.generate.trial import DeviceLost, Sampler, Trial
 from mvdiff.progress import Progress
@@ -107,7 +106,7 @@ class _Worker:
         self._counted: dict[str, int] = {}
         self._counting = threading.Lock()
         self._claims = Claims(
-            self._plan, LeaseBook(folder / LEASES, owner, settings.lease_seconds), owner,
+            self._plan, LeaseBook(folder / lease.FOLDER, owner, settings.lease_seconds), owner,
             lease_seconds=settings.lease_seconds, patience=settings.poll_seconds, only_host=only_host,
             on_published=lambda slice_: self._count(slice_, self._sizes[slice_]),
         )  # fmt: skip
@@ -159,7 +158,7 @@ class _Worker:
         work = batch.work
         if work.attempt.lost:
             return
-        if not work.claim.lease.held() or self._is_published(work):
+        if not work.claim.lease.held() or self._plan.is_published(work.attempt.part.name):
             work.attempt.lost = True
             self._then_always(lambda: self._lose(work))
             return
@@ -217,7 +216,7 @@ class _Worker:
         """Publish a slice whose batches were all tried, unless another host is to try a sample again."""
         if work.closed:
             return
-        name, lease = work.attempt.part.name, work.claim.lease
+        name, number = work.attempt.part.name, work.claim.lease.attempt
         alone = set(work.failures) - work.claim.failed_elsewhere
         if alone:
             self._suspects.add(name, work.failures)
@@ -231,7 +230,7 @@ class _Worker:
         seconds = time.monotonic() - work.started
         self._events.write("slice", worker=self._name, slice=name, samples=len(present), seconds=round(seconds, 3))
         # Last of what a full disk can refuse, since all of this is done again then, and the ledger tells of it once.
-        self._ledger.published(name, lease.attempt, len(present), missing, seconds)
+        self._ledger.published(name, number, len(present), missing, seconds)
         self._close(work, "published")
         self._count(name, self._sizes[name])
         self._clear(work)
@@ -245,7 +244,7 @@ class _Worker:
         except Lost:
             self._lose(work)
         except Exception:
-            if work.claim.lease.held() and not self._is_published(work):
+            if work.claim.lease.held() and not self._plan.is_published(work.attempt.part.name):
                 raise
             self._lose(work)
 
@@ -256,7 +255,7 @@ class _Worker:
                 "slice_lost", worker=self._name, slice=work.attempt.part.name, attempt=work.claim.lease.attempt
             )
             self._close(work, "released")
-            if self._is_published(work):
+            if self._plan.is_published(work.attempt.part.name):
                 self._clear(work)
                 work.claim.lease.forget()
 
@@ -280,9 +279,6 @@ class _Worker:
         work.attempt.clear()
         self._suspects.clear(work.attempt.part.name)
 
-    def _is_published(self, work: Work) -> bool:
-        return (self._plan.folder / work.attempt.part.file_name).exists()
-
     def _give_up(self, work: Work, told: str, error: Exception) -> NoReturn:
         name = work.attempt.part.name
         with suppress(OSError):
@@ -293,8 +289,8 @@ class _Worker:
 
     def _note_failure(self, work: Work, sample_id: str, failure: Failure) -> None:
         work.failures[sample_id] = failure
-        name, attempt = work.attempt.part.name, work.claim.lease.attempt
-        self._scribe.do(lambda: self._ledger.failed(name, attempt, sample_id, failure))
+        name, number = work.attempt.part.name, work.claim.lease.attempt
+        self._scribe.do(lambda: self._ledger.failed(name, number, sample_id, failure))
 
     def _note_halved(self, length: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -314,7 +310,7 @@ class _Worker:
     def _sweep(self) -> None:
         """Clear the leases, suspects and unfinished attempts of the slices that are published, as all are by now."""
         published = self._plan.published() & self._sizes.keys()
-        for name in (LEASES, attempt.FOLDER, suspects.FOLDER):
+        for name in (lease.FOLDER, attempt.FOLDER, suspects.FOLDER):
             for path in (self._plan.folder / name).glob("*"):
                 if path.name.lstrip(".").partition(".")[0].removesuffix(TWIN) in published:
                     if path.is_dir():

@@ -11,11 +11,12 @@ import pytest
 
 from mvdiff.generate import Plan, ResultStore, SamplerBroken, sample_seed, status
 from mvdiff.generate.audit import audit
+from mvdiff.generate.hosts import bad_hosts
 from mvdiff.generate.lease import LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
 from mvdiff.generate.repair import take_back
-from mvdiff.generate.status import bad_hosts, quarantined
+from mvdiff.generate.status import quarantined
 from mvdiff.generate.suspects import Failure, Suspects
 from mvdiff.rig import RIGS
 from mvdiff.shard import ShardReader, ShardWriter, verify_shard
