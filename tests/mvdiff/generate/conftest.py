@@ -166,3 +166,18 @@ def write_named(bench: Bench) -> Callable[[str, list[str]], Path]:
 def make_sample() -> Callable[[str], Sample]:
     """A sample called that."""
     return lambda sample_id: replace(sample(0), sample_id=sample_id)
+
+
+@pytest.fixture
+def failing(sampler):
+    """Make a sampler that fails whenever one of the given seeds is in its batch."""
+
+    def make(bad):
+        def sample(images, seeds):
+            if bad & set(seeds):
+                raise FloatingPointError("no good")
+            return sampler(images, seeds)
+
+        return sample
+
+    return make
