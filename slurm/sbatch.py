@@ -27,9 +27,7 @@ def try_out(script: str) -> None:
         try:
             run("sbatch", "--test-only", probe.name)
         except RequestError as error:
-            if "node configuration is not available" in error.what and "unk" in run(
-                "sinfo", "--noheader", "--format=%t"
-            ):
+            if "node configuration is not available" in error.what and _just_started():
                 raise Unanswered("slurmctld does not know its nodes yet", "see sinfo, then start again") from None
             raise
 
