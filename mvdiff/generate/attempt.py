@@ -66,10 +66,12 @@ class Attempt:
             Lost: another worker's shard has that name, or the slice.
         """
         if self._writer is not None:
+            present = self._writer.ids()
             self._writer.publish(self.part.ids)
             self._writer.close()
             self._writer = None
-        present = self._published_ids()
+        else:
+            present = self._published_ids()
         if not self.lease.held() or not link_new(self._shard, self._folder / self.part.file_name):
             raise Lost
         sync_folder(self._folder)

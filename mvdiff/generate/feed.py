@@ -12,11 +12,10 @@ from typing import Literal, Self
 from mvdiff.durable import disk_is_full
 from mvdiff.generate.attempt import Attempt
 from mvdiff.generate.claims import Claim, Claims
-from mvdiff.generate.inputs import InputReader, Unreadable
+from mvdiff.generate.inputs import Input, InputReader, Unreadable
 from mvdiff.generate.lease import Heartbeat
 from mvdiff.generate.plan import Plan
 from mvdiff.generate.suspects import Failure
-from mvdiff.shard import Sample
 
 _LOOK_S = 0.05
 
@@ -41,7 +40,7 @@ class Batch:
     work: Work
     begin: int
     """Place of its first sample in the slice."""
-    inputs: list[Sample | None]
+    inputs: list[Input | None]
     """By place; None where the input cannot be read or the row is there already."""
     unreadable: dict[str, Failure]
     last: bool
@@ -78,7 +77,7 @@ class Feed:
         self._heartbeat_seconds, self._poll_seconds = heartbeat_seconds, poll_seconds
         self._should_stop, self._time_left, self._drop = should_stop, time_left, drop
         self._batches = -(-max(plan.sizes().values(), default=1) // batch)
-        self._inputs = InputReader()
+        self._inputs = InputReader(plan.recipe.reference_view)
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
         self._leave, self._taken = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -215,7 +214,7 @@ class Feed:
 
     def _read(self, work: Work, begin: int, missing: set[int], last: bool) -> Batch:
         part = work.attempt.part
-        inputs: list[Sample | None] = []
+        inputs: list[Input | None] = []
         unreadable: dict[str, Failure] = {}
         for k in range(begin, min(begin + self._batch, len(part))):
             sample = None

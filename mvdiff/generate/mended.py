@@ -21,7 +21,7 @@ def mended(plan: Plan, index: ShardIndex) -> list[str]:
     bad = failed and failed & quarantined(plan).keys()
     if not bad:
         return []
-    reader = InputReader()
+    reader = InputReader(plan.recipe.reference_view)
     found = []
     for i, sample_id in enumerate(index.ids):
         if sample_id not in bad:

@@ -18,12 +18,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mvdiff.errors import one_line
 from mvdiff.events import EventLog
@@ -177,8 +173,7 @@ class _Worker:
 
     def _sampled(self, batch: Batch) -> list[Sample]:
         """What the sampler makes of the inputs of one batch; failures are noted."""
-        view = self._recipe.reference_view
-        images = [None if sample is None else sample.views[view] for sample in batch.inputs]
+        images = [None if given is None else given.image for given in batch.inputs]
         ids = batch.work.attempt.part.ids[batch.begin : batch.begin + len(images)]
         seeds = [sample_seed(self._recipe.seed, sample_id) for sample_id in ids]
         start = time.monotonic()
@@ -200,7 +195,7 @@ class _Worker:
             if self._failed_in_a_row >= self._settings.give_up_after:
                 told = f"{self._failed_in_a_row} samples in a row failed, the last with {failure.reason}"
                 self._give_up(batch.work, told, why)
-        return [_result(sample, views) for k, views in sorted(made.items()) if (sample := batch.inputs[k]) is not None]
+        return [given.result(views) for k, views in sorted(made.items()) if (given := batch.inputs[k]) is not None]
 
     def _append(self, work: Work, samples: list[Sample], done: int) -> None:
         if work.closed or work.attempt.complete:
@@ -323,9 +318,3 @@ def _say(line: str) -> None:
     # The log may lie on a disk that is full.
     with suppress(OSError):
         print(one_line(line), file=sys.stderr, flush=True)
-
-
-def _result(sample: Sample, generated: NDArray[np.uint8]) -> Sample:
-    """The generated views uint8 [6 H W 3] as a sample seen by the input's cameras, whatever its size was."""
-    scale = np.array([generated.shape[1] / sample.size] * 2 + [1.0], np.float32)
-    return replace(sample, views=generated, alpha=None, intrinsics=sample.intrinsics * scale[:, None])

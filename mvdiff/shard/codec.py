@@ -11,6 +11,8 @@ everywhere, as decoded output has. November 2026, h5py 3.16, HDF5 2.0, hdf5plugi
     gzip                74 /  483       274 /  108        433 /  202        235 /  87
 """
 
+import functools
+import math
 import zlib
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
+from mvdiff.shard.filter import Filter, fletcher32
 
 CODECS = ("raw", "lz4", "bitshuffle-lz4", "gzip")
 
@@ -32,6 +35,8 @@ FILTER_IDS = {
 """HDF5's registered numbers of the filters a codec is made of, in order."""
 
 _FLETCHER32_BYTES = 4
+_GZIP_LEVEL = 4
+_PLUGINS = {"lz4": "lz4", "bitshuffle-lz4": "bshuf"}
 
 
 def filters(codec: str) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def filters(codec: str) -> dict[str, Any]:
     if codec == "raw":
         return {"fletcher32": True}
     if codec == "gzip":
-        return {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
+        return {"compression": "gzip", "compression_opts": _GZIP_LEVEL, "fletcher32": True}
     if codec not in CODECS:
         raise InputError(f"unknown codec {codec!r}", f"choose one of {', '.join(CODECS)}")
     import hdf5plugin
@@ -48,32 +53,62 @@ def filters(codec: str) -> dict[str, Any]:
     return {**compressor, "fletcher32": True}
 
 
-def prepare(codec: str) -> None:
-    """Load what HDF5 needs to read ``codec`` in this process."""
-    if codec in ("lz4", "bitshuffle-lz4"):
-        import hdf5plugin  # noqa: F401
+def encode(pictures: NDArray[np.uint8], codec: str) -> bytes:
+    """One row of a picture column as the chunk that HDF5 would store.
 
-
-def read_row(dataset: h5py.Dataset, row: int, codec: str) -> NDArray[np.uint8]:
-    """Row ``row`` of a picture column, uint8 in the column's row shape, maybe read-only.
-
-    raw and gzip take the chunk as it lies on disk and decode it outside HDF5's global lock, so that threads scale;
-    fletcher32 is passed over there, the row's checksum being the stronger test. The others decode inside HDF5.
-    Raises ``OSError``, ``RuntimeError``, ``ValueError`` or ``zlib.error`` on damaged data.
+    Done outside HDF5, whose one lock would have threads wait for each other; so is what ``Decoder`` does.
     """
-    shape = dataset.shape[1:]
-    if codec not in ("raw", "gzip"):
-        return dataset[row]
-    mask, chunk = dataset.id.read_direct_chunk((row,) + (0,) * len(shape))
-    if mask:
-        raise ValueError("a filter was left out when it was written")
-    content = memoryview(chunk)[:-_FLETCHER32_BYTES]
-    expected = int(np.prod(shape))
-    if codec == "gzip":
-        inflate = zlib.decompressobj()
-        content = memoryview(inflate.decompress(content, expected))
-        if not inflate.eof:
-            raise ValueError("its compressed data does not end where it should")
-    if len(content) != expected:
-        raise ValueError(f"it holds {len(content)} bytes instead of {expected}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    if codec == "raw":
+        content = pictures.tobytes()
+    elif codec == "gzip":
+        content = zlib.compress(np.ascontiguousarray(pictures).data, _GZIP_LEVEL)
+    else:
+        content = Filter(_PLUGINS[codec], _own_values(codec)).encode(pictures)
+    return content + fletcher32(content)
+
+
+class Decoder:
+    """Reads the rows of a picture column that was written through the codec called ``codec``."""
+
+    def __init__(self, dataset: h5py.Dataset, codec: str) -> None:
+        self._id, self._codec, self._shape = dataset.id, codec, dataset.shape[1:]
+        self._bytes, self._tail = math.prod(self._shape), (0,) * len(self._shape)
+        plugin = _PLUGINS.get(codec)
+        self._filter = Filter(plugin, dataset.id.get_create_plist().get_filter(0)[2]) if plugin else None
+
+    def chunk(self, row: int) -> bytes:
+        """Row ``row`` as it lies in the file; ``ValueError`` where it did not go through all of the codec."""
+        mask, chunk = self._id.read_direct_chunk((row, *self._tail))
+        if mask:
+            raise ValueError("a filter was left out when it was written")
+        return bytes(chunk)
+
+    def row(self, row: int) -> NDArray[np.uint8]:
+        """Row ``row``, uint8 in the column's row shape, maybe read-only.
+
+        fletcher32 is passed over where the decoder bears damage, the row's checksum being the stronger test.
+        Raises ``OSError``, ``RuntimeError``, ``ValueError`` or ``zlib.error`` on damaged data.
+        """
+        stored = memoryview(self.chunk(row))
+        content = stored[:-_FLETCHER32_BYTES]
+        if self._filter is not None:
+            if fletcher32(content) != stored[-_FLETCHER32_BYTES:]:
+                raise ValueError("it fails the checksum of its chunk")
+            return self._filter.decode(content, self._bytes).reshape(self._shape)
+        if self._codec == "gzip":
+            inflate = zlib.decompressobj()
+            content = memoryview(inflate.decompress(content, self._bytes))
+            if not inflate.eof:
+                raise ValueError("its compressed data does not end where it should")
+        if len(content) != self._bytes:
+            raise ValueError(f"it holds {len(content)} bytes instead of {self._bytes}")
+        return np.frombuffer(content, np.uint8).reshape(self._shape)
+
+
+@functools.cache
+def _own_values(codec: str) -> tuple[int, ...]:
+    """What the codec's first filter is told in the files that are written here."""
+    with h5py.File(f"values-of-{codec}", "w", driver="core", backing_store=False) as file:
+        dataset = file.create_dataset("row", (1,), np.uint8, chunks=(1,), **filters(codec))
+        values: tuple[int, ...] = dataset.id.get_create_plist().get_filter(0)[2]
+        return values

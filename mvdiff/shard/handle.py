@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mvdiff.shard.codec import CODECS, FILTER_IDS, FLETCHER32_ID, prepare
+from mvdiff.shard.codec import CODECS, FILTER_IDS, FLETCHER32_ID, Decoder
 from mvdiff.shard.layout import SMALL_CHUNK_ROWS, SMALL_COLUMNS
 from mvdiff.shard.row import Row
 from mvdiff.shard.schema import (
@@ -17,6 +17,7 @@ from mvdiff.shard.schema import (
     MAX_NAME_BYTES,
     MAX_SIZE,
     NAME_COLUMNS,
+    PICTURES,
     SCHEMA,
     VERSION,
     Column,
@@ -50,6 +51,7 @@ class Handle:
         self.path = path
         self.pid = os.getpid()
         self._values: dict[str, NDArray[Any]] = {}
+        self._decoders: dict[str, Decoder] = {}
         try:
             self._file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=0)
         except HDF5_ERRORS as error:
@@ -61,7 +63,6 @@ class Handle:
         if problem:
             self.close()
             raise DamagedShard(path, problem)
-        prepare(self.attributes["codec"])
 
     def _examine(self) -> str | None:
         """Fill the attributes of this object from the file; why it is no shard, if it is none."""
@@ -122,11 +123,14 @@ class Handle:
         """Row ``number`` as it lies in the file, not decoded."""
         sample_id, recording = (self.column(column.name)[number].decode() for column in NAME_COLUMNS)
         cameras = {column.name: self.column(column.name)[number] for column in CAMERA_COLUMNS}
-        chunks = []
-        for column in picture_columns(self.attributes["size"], "alpha" in self.datasets):
-            dataset = self.datasets[column.name]
-            chunks.append(bytes(dataset.id.read_direct_chunk((number,) + (0,) * (dataset.ndim - 1))[1]))
-        return Row(sample_id, recording, int(self.column(CHECKSUM_COLUMN.name)[number]), cameras, tuple(chunks))
+        chunks = tuple(self.pictures(name).chunk(number) for name in PICTURES if name in self.datasets)
+        return Row(sample_id, recording, int(self.column(CHECKSUM_COLUMN.name)[number]), cameras, chunks)
+
+    def pictures(self, name: str) -> Decoder:
+        """What reads the rows of a picture column."""
+        if name not in self._decoders:
+            self._decoders[name] = Decoder(self.datasets[name], self.attributes["codec"])
+        return self._decoders[name]
 
     def close(self) -> None:
         """Close the file."""

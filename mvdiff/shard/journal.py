@@ -14,10 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from mvdiff.errors import InputError
-from mvdiff.shard.row import Row
+from mvdiff.shard.row import Row, digest
 from mvdiff.shard.schema import NAME_BYTES
 
 _FRAME = struct.Struct("<QQ")
@@ -35,6 +33,8 @@ class Journal:
         self.path = path
         self.ids: list[str] = []
         self.checksums: list[int] = []
+        self.digests: list[int] = []
+        """``digest`` of each row as it is packed."""
         self.name_bytes = NAME_BYTES
         """Width of the name columns that these rows need."""
         self._starts: list[int] = []
@@ -64,7 +64,7 @@ class Journal:
             )
         self._end = _FRAME.size + len(header)
         while (payload := self._frame(self._end, size)) is not None:
-            self._note(Row.unpack(payload), self._end)
+            self._note(Row.unpack(payload), self._end, digest([payload]))
             self._end += _FRAME.size + len(payload)
         if self._end < size:
             os.ftruncate(self._handle, self._end)
@@ -77,9 +77,10 @@ class Journal:
         if at + _FRAME.size + length > size:
             return None
         payload = _read(self._handle, at + _FRAME.size, length)
-        return payload if xxhash.xxh3_64_intdigest(payload) == checksum else None
+        return payload if digest([payload]) == checksum else None
 
-    def _note(self, row: Row, at: int) -> None:
+    def _note(self, row: Row, at: int, checksum: int) -> None:
+        self.digests.append(checksum)
         self.ids.append(row.sample_id)
         self.checksums.append(row.checksum)
         self._starts.append(at)
@@ -89,14 +90,12 @@ class Journal:
     def append(self, row: Row) -> None:
         """Add a row; once this returns it survives the death of the process. ``OSError`` leaves the rows before."""
         at = self._end
-        self._write(row.pack())
-        self._note(row, at)
+        self._note(row, at, self._write(row.pack()))
 
-    def _write(self, parts: list[bytes]) -> None:
-        hasher = xxhash.xxh3_64()
-        for part in parts:
-            hasher.update(part)
-        frame = memoryview(b"".join([_FRAME.pack(sum(map(len, parts)), hasher.intdigest()), *parts]))
+    def _write(self, parts: list[bytes]) -> int:
+        """Append a frame; returns the digest of its payload."""
+        checksum = digest(parts)
+        frame = memoryview(b"".join([_FRAME.pack(sum(map(len, parts)), checksum), *parts]))
         written = 0
         try:
             while written < len(frame):
@@ -105,6 +104,7 @@ class Journal:
             os.ftruncate(self._handle, self._end)
             raise
         self._end += written
+        return checksum
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -44,16 +44,20 @@ def create_file(
             for key in sorted(root):
                 file.attrs[key] = root[key]
             pictures = picture_columns(int(root["size"]), with_alpha)
-            for column in pictures:
-                _create_column(file, column, count, 1, filters(str(root["codec"])))
+            datasets = {
+                column.name: _create_column(file, column, count, 1, filters(str(root["codec"]))) for column in pictures
+            }
             for column in SMALL_COLUMNS:
                 if column in NAME_COLUMNS:
                     column = replace(column, dtype=h5py.string_dtype("utf-8", name_bytes))
-                _create_column(file, column, count, min(max(count, 1), SMALL_CHUNK_ROWS), {"fletcher32": True})
-            _lay_out_index(file, sink)
-            _fill(file, sink, pictures, count, rows)
+                datasets[column.name] = _create_column(
+                    file, column, count, min(max(count, 1), SMALL_CHUNK_ROWS), {"fletcher32": True}
+                )
+            _lay_out_index(datasets, sink)
             file.flush()
-            chunks = set(_chunk_offsets(file)) if sink.error is None else set()
+            _fill(datasets, sink, pictures, count, rows)
+            file.flush()
+            chunks = set(_chunk_offsets(datasets)) if sink.error is None else set()
     finally:
         sink.close()
     if sink.error:
@@ -61,26 +65,28 @@ def create_file(
     apply_seal(path, max(offset + length for offset, length in sink.writes if offset not in chunks))
 
 
-def _lay_out_index(file: h5py.File, sink: Sink) -> None:
+def _lay_out_index(datasets: Mapping[str, h5py.Dataset], sink: Sink) -> None:
     """Give every chunk one byte, so that HDF5's whole chunk index lies before the first real chunk.
 
     The header, whose checksum every reader checks, is then short; overwriting a chunk moves it and leaves its place in
     the index.
     """
-    for name in file:
-        dataset = file[name]
+    for name in sorted(datasets):
+        dataset = datasets[name]
+        id_, tail = dataset.id, (0,) * (dataset.ndim - 1)
         for row in range(0, dataset.shape[0], dataset.chunks[0]):
             if sink.error is None:
-                dataset.id.write_direct_chunk((row,) + (0,) * (dataset.ndim - 1), b"\0")
-    file.flush()
+                id_.write_direct_chunk((row, *tail), b"\0")
 
 
-def _fill(file: h5py.File, sink: Sink, pictures: tuple[Column, ...], count: int, rows: Iterable[Row]) -> None:
-    small = {column.name: np.zeros((count, *column.shape), file[column.name].dtype) for column in SMALL_COLUMNS}
-    datasets = [file[column.name] for column in pictures]
+def _fill(
+    datasets: Mapping[str, h5py.Dataset], sink: Sink, pictures: tuple[Column, ...], count: int, rows: Iterable[Row]
+) -> None:
+    small = {column.name: np.zeros((count, *column.shape), datasets[column.name].dtype) for column in SMALL_COLUMNS}
+    columns = [(datasets[column.name].id, (0,) * len(column.shape)) for column in pictures]
     for number, row in enumerate(rows):
-        for dataset, chunk in zip(datasets, row.chunks, strict=True):
-            dataset.id.write_direct_chunk((number,) + (0,) * (dataset.ndim - 1), chunk)
+        for (id_, tail), chunk in zip(columns, row.chunks, strict=True):
+            id_.write_direct_chunk((number, *tail), chunk)
         for name, values in row.cameras.items():
             small[name][number] = values
         for column in NAME_COLUMNS:
@@ -89,11 +95,13 @@ def _fill(file: h5py.File, sink: Sink, pictures: tuple[Column, ...], count: int,
         if sink.error:
             return
     for name, values in small.items():
-        file[name][...] = values
+        datasets[name][...] = values
 
 
-def _create_column(file: h5py.File, column: Column, count: int, chunk_rows: int, options: dict[str, object]) -> None:
-    file.create_dataset(
+def _create_column(
+    file: h5py.File, column: Column, count: int, chunk_rows: int, options: dict[str, object]
+) -> h5py.Dataset:
+    return file.create_dataset(
         column.name,
         (count, *column.shape),
         column.dtype,
@@ -104,8 +112,8 @@ def _create_column(file: h5py.File, column: Column, count: int, chunk_rows: int,
     )
 
 
-def _chunk_offsets(file: h5py.File) -> list[int]:
+def _chunk_offsets(datasets: Mapping[str, h5py.Dataset]) -> list[int]:
     offsets: list[int] = []
-    for name in file:
-        file[name].id.chunk_iter(lambda chunk: offsets.append(chunk.byte_offset))
+    for dataset in datasets.values():
+        dataset.id.chunk_iter(lambda chunk: offsets.append(chunk.byte_offset))
     return offsets

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
-from mvdiff.shard.codec import read_row
 from mvdiff.shard.handle import HDF5_ERRORS, Handle, brief
 from mvdiff.shard.schema import CAMERA_COLUMNS, CorruptRow, Sample, row_checksum
 from mvdiff.shard.seal import DamagedShard
@@ -97,18 +97,29 @@ class ShardReader:
         if not 0 <= row < handle.rows:
             raise IndexError(f"{self.path} has rows 0 to {handle.rows - 1}, not {row}")
         sample_id, recording = _text(handle.column("sample_id")[row]), _text(handle.column("recording")[row])
-        codec = handle.attributes["codec"]
+        views: NDArray[np.uint8] | None = None
+        alpha: NDArray[np.uint8] | None = None
+
+        def columns() -> Iterator[NDArray[Any] | None]:
+            # Each is hashed before the next one is decoded, while the processor's cache still holds it.
+            nonlocal views, alpha
+            yield (views := handle.pictures("views").row(row))
+            if "alpha" in handle.datasets:
+                alpha = handle.pictures("alpha").row(row)
+            yield alpha
+            yield from cameras
+
         try:
-            views = read_row(handle.datasets["views"], row, codec)
-            alpha = read_row(handle.datasets["alpha"], row, codec) if "alpha" in handle.datasets else None
             cameras = [handle.column(column.name)[row] for column in CAMERA_COLUMNS]
+            checksum = row_checksum(sample_id, recording, columns())
         except DamagedShard as error:
             raise CorruptRow(str(self.path), row, sample_id, f"its shard {error.why}") from None
         except (*HDF5_ERRORS, zlib.error) as error:
             raise CorruptRow(str(self.path), row, sample_id, f"it cannot be read ({brief(error)})") from None
-        if row_checksum(sample_id, recording, (views, alpha, *cameras)) != handle.column("checksum")[row]:
+        if checksum != handle.column("checksum")[row]:
             raise CorruptRow(str(self.path), row, sample_id, "it fails its checksum")
         try:
+            assert views is not None
             return Sample(sample_id, recording, views, alpha, *(camera.copy() for camera in cameras))
         except InputError as error:
             raise CorruptRow(str(self.path), row, sample_id, str(error)) from None

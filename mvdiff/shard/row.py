@@ -6,20 +6,18 @@ into the shard, so that publishing a shard costs little more than writing it.
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count
 from typing import Self
 
-import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from mvdiff.shard.codec import filters
+from mvdiff.shard.codec import encode
 from mvdiff.shard.schema import CAMERA_COLUMNS, Sample, picture_columns
 
 _LENGTH = struct.Struct("<I")
-_NUMBERS = count()
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,14 @@ class Row:
     """The values of ``CAMERA_COLUMNS``, by name."""
     chunks: tuple[bytes, ...]
     """One a picture column, as HDF5 stores it behind the codec's filters."""
+
+    @classmethod
+    def of(cls, sample: Sample, codec: str) -> Self:
+        """``sample`` encoded by the codec called ``codec``."""
+        pictures = picture_columns(sample.size, sample.alpha is not None)
+        cameras = {column.name: np.ascontiguousarray(getattr(sample, column.name)) for column in CAMERA_COLUMNS}
+        chunks = tuple(encode(getattr(sample, column.name), codec) for column in pictures)
+        return cls(sample.sample_id, sample.recording, sample.checksum(), cameras, chunks)
 
     def pack(self) -> list[bytes]:
         """The row as parts that follow one another in a journal."""
@@ -60,31 +66,9 @@ class Row:
         return cls(sample_id, recording, checksum, cameras, tuple(chunks))
 
 
-class Encoder:
-    """Encodes samples for shards of one kind, in a scratch file of HDF5's that exists in memory alone."""
-
-    def __init__(self, size: int, with_alpha: bool, codec: str) -> None:
-        self._file = h5py.File(f"encoder-{next(_NUMBERS)}", "w", driver="core", backing_store=False)
-        self._datasets: Sequence[tuple[str, h5py.Dataset]] = [
-            (
-                column.name,
-                self._file.create_dataset(
-                    column.name, (1, *column.shape), column.dtype, chunks=(1, *column.shape), **filters(codec)
-                ),
-            )
-            for column in picture_columns(size, with_alpha)
-        ]
-
-    def encode(self, sample: Sample) -> Row:
-        """The row of ``sample``, whose pictures fit this encoder."""
-        chunks = []
-        for name, dataset in self._datasets:
-            dataset[0] = getattr(sample, name)
-            _, chunk = dataset.id.read_direct_chunk((0,) * dataset.ndim)
-            chunks.append(bytes(chunk))
-        cameras = {column.name: np.ascontiguousarray(getattr(sample, column.name)) for column in CAMERA_COLUMNS}
-        return Row(sample.sample_id, sample.recording, sample.checksum(), cameras, tuple(chunks))
-
-    def close(self) -> None:
-        """Free the scratch file."""
-        self._file.close()
+def digest(packed: Iterable[bytes]) -> int:
+    """xxh3_64 of a packed row: the same for the same bytes, wherever they lie."""
+    hasher = xxhash.xxh3_64()
+    for part in packed:
+        hasher.update(part)
+    return hasher.intdigest()

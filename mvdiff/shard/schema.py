@@ -1,6 +1,6 @@
 """The shard schema: what a row is, how it is named, typed and checksummed, in memory and in HDF5."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,10 @@ def picture_columns(size: int, with_alpha: bool) -> tuple[Column, ...]:
     views = Column("views", np.dtype(np.uint8), (VIEWS, size, size, 3))
     alpha = Column("alpha", np.dtype(np.uint8), (VIEWS, size, size))
     return (views, alpha) if with_alpha else (views,)
+
+
+PICTURES = ("views", "alpha")
+"""Names of the picture columns, in order; alpha may be absent."""
 
 
 CAMERA_COLUMNS = (
@@ -131,8 +135,11 @@ class Sample:
         )
 
 
-def row_checksum(sample_id: str, recording: str, arrays: tuple[NDArray | None, ...]) -> int:
-    """xxh3_64 of a row. ``arrays``: views, alpha (None where unknown), w2c, intrinsics, azimuth, elevation."""
+def row_checksum(sample_id: str, recording: str, arrays: Iterable[NDArray | None]) -> int:
+    """xxh3_64 of a row.
+
+    ``arrays``, taken one at a time: views, alpha (None where unknown), w2c, intrinsics, azimuth, elevation.
+    """
     hasher = xxhash.xxh3_64()
     for name in (sample_id, recording):
         encoded = name.encode()

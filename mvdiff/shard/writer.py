@@ -14,7 +14,7 @@ from mvdiff.shard.handle import Handle
 from mvdiff.shard.journal import Journal
 from mvdiff.shard.layout import create_file
 from mvdiff.shard.reader import ShardReader
-from mvdiff.shard.row import Encoder
+from mvdiff.shard.row import Row, digest
 from mvdiff.shard.schema import MAX_SIZE, SCHEMA, VERSION, Attributes, Sample
 
 _RESERVED = {"schema", "version", "size", "rig", "codec"}
@@ -56,7 +56,6 @@ class ShardWriter:
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(self._journal_path, {**root, "with_alpha": with_alpha, "rows": "encoded"})
-        self._encoder: Encoder | None = None
         if self.path.exists():
             # A writer that died between publishing and deleting its journal leaves both.
             self._journal.discard()
@@ -86,10 +85,8 @@ class ShardWriter:
             raise InputError(f"{where}: it {has} alpha and the shard is {wants}", "write all samples alike")
         if sample.sample_id in self._ids:
             raise InputError(f"{where}: that id is there already", "give every sample an id of its own")
-        if self._encoder is None:
-            self._encoder = Encoder(self.size, self.with_alpha, str(self._root["codec"]))
         with self._told():
-            self._journal.append(self._encoder.encode(sample))
+            self._journal.append(Row.of(sample, str(self._root["codec"])))
         self._ids.add(sample.sample_id)
 
     def publish(self, order: Sequence[str] | None = None) -> Path:
@@ -115,12 +112,12 @@ class ShardWriter:
         return self.path
 
     def _verify(self, temporary: Path, numbers: Sequence[int]) -> None:
-        """``OSError`` unless the file, opened anew, holds what the journal does and its first row can be decoded."""
+        """``OSError`` unless the file, opened anew, holds what was journaled and its first row can be decoded."""
         with Handle(temporary) as handle:
             if numbers:
                 ShardReader.of_handle(handle).sample(0)
-            for number, row in enumerate(self._journal.rows(numbers)):
-                if handle.row(number).pack() != row.pack():
+            for place, number in enumerate(numbers):
+                if digest(handle.row(place).pack()) != self._journal.digests[number]:
                     raise OSError(errno.EIO, "what was written reads back differently")
 
     @contextmanager
@@ -136,9 +133,6 @@ class ShardWriter:
     def close(self) -> None:
         """Let go of the lock. Rows that were not published wait for the next writer of this path."""
         self._journal.close()
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
 
     def discard(self) -> None:
         """Throw the rows away that were not published."""
