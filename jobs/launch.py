@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
 from jobs.job import Context, Job, bad_nodes, claims_work, job, tries, warning_s
-from jobs.runfolder import JobFolder, Run, Taken, short
+from jobs.runfolder import PRIVATE, SHARED, JobFolder, Run, Taken, share, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
@@ -43,7 +44,7 @@ def launch(request: Request) -> int:
     Raises:
         InputError, RequestError: the request was wrong, or the queue takes nothing; no folder of the job is left.
     """
-    os.umask(0o077)
+    os.umask(PRIVATE)
     config = composed(request.name, request.words)
     cluster = settings(Cluster, config.cluster, "cluster")
     run = _run(config, cluster)
@@ -62,6 +63,9 @@ def launch(request: Request) -> int:
         script = submitter.script(workers) if submitter else OmegaConf.to_yaml(config)
         print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
         return 0
+    if run:
+        share(run, config.group_readable)
+        _tell_closed(request, run)
     nothing_left = module.prepare(config, run)
     if nothing_left:
         _say(request, f"{request.name}: {nothing_left}")
@@ -171,6 +175,13 @@ def _run(config: DictConfig, cluster: Cluster) -> Run | None:
             raise InputError("run is not set, and a queued job needs a run folder", "add run=NAME")
         return None
     return Run.named(str(config.runs), str(config.run))
+
+
+def _tell_closed(request: Request, run: Run) -> None:
+    """The group cannot come through a folder of runs that is closed to it."""
+    above = run.path.parent
+    if run.umask == SHARED and above.exists() and not above.stat().st_mode & stat.S_IXGRP:
+        _say(request, f"{request.name}: {short(above)} is closed to the group: chmod g+x {short(above)}")
 
 
 def _work_here(

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -21,10 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 from mvdiff.durable import write_json, write_text
 from mvdiff.errors import InputError
 from slurm.submission import Submission, states
+from slurm.trust import refuse_foreign
 
 PACKAGES = ("mvdiff", "slurm", "jobs", "configs")
 RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py", "numpy", "transformers")
 _NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
+
+
+PRIVATE, SHARED = 0o077, 0o027
+"""Umasks: nobody else reads what a run's jobs write, or its group does; nobody else ever writes there."""
 
 
 class Taken(InputError):
@@ -76,6 +82,12 @@ class Run:
     def report(self) -> Path:
         return self.path / "report"
 
+    @property
+    def umask(self) -> int:
+        """Of whoever writes into the run: as its folder is, readable by its group or by its owner alone."""
+        shared = self.path.exists() and stat.S_IMODE(self.path.stat().st_mode) & 0o077 == 0o050
+        return SHARED if shared else PRIVATE
+
     def jobs(self) -> list["JobFolder"]:
         """Every submission so far, oldest first."""
         folders = (self.path / "jobs").glob("[0-9][0-9][0-9]-*")
@@ -111,15 +123,14 @@ class JobFolder:
         return self.path / "code"
 
     def create(self, config: DictConfig, words: Sequence[str]) -> None:
-        """Make the folder with config, provenance and a snapshot of the code, readable by its owner alone.
+        """Make the folder with config, provenance and a snapshot of the code, with the rights that the umask leaves.
 
         Raises:
             Taken: another command made it first.
-            InputError: the run folder belongs to somebody else, or the disk refuses.
+            InputError: the run folder is in somebody else's hands, or the disk refuses.
         """
-        _owned(self.run.path)
         try:
-            self.path.mkdir(parents=True, mode=0o700)
+            self.path.mkdir(parents=True)
         except FileExistsError:
             raise Taken(
                 f"{self.path} was made by another command just now", "see what it does, then start again"
@@ -136,14 +147,15 @@ class JobFolder:
             ) from None
 
     def _fill(self, config: DictConfig, words: Sequence[str]) -> None:
-        for folder in (self.run.path, self.run.path / "jobs"):
-            folder.chmod(0o700)
         for folder in (self.logs, self.events):
-            folder.mkdir(mode=0o700)
+            folder.mkdir()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(config))
         write_json(self.path / "provenance.json", {"job": self.job, "overrides": list(words), **provenance()})
         for package in PACKAGES:
             shutil.copytree(source_root() / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in (self.code, *self.code.rglob("*")):
+            # the checkout's rights come along, which are nobody's promise
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~self.run.umask)
 
     def discard(self) -> None:
         """Remove the folder of a job that never came into a queue, and those around it where it was the first one."""
@@ -219,7 +231,34 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _owned(path: Path) -> None:
-    """Code is unpickled from below a run folder: it must be in nobody else's hands."""
-    if path.exists() and path.stat().st_uid != os.getuid():
-        raise InputError(f"{path} belongs to another user", "choose another run= name")
+def share(run: Run, group_readable: bool | None) -> None:
+    """Set the umask with which this process and the run's jobs write, and open or close what lies in the run.
+
+    Args:
+        group_readable: whether the group shall read it; None: as the run is, at first its owner alone.
+
+    Raises:
+        RequestError: the run folder, or that of its jobs, is in others' hands.
+    """
+    wanted = run.umask if group_readable is None else SHARED if group_readable else PRIVATE
+    os.umask(wanted)
+    if not run.path.exists():
+        return
+    if run.path.stat().st_uid != os.getuid():
+        refuse_foreign(run.path)
+    if (run.path / "jobs").exists():
+        refuse_foreign(run.path / "jobs")
+    if wanted == SHARED and run.umask != SHARED:
+        for path in run.path.rglob("*"):
+            _open_to_group(path)
+        _open_to_group(run.path)
+    elif wanted == PRIVATE:
+        run.path.chmod(stat.S_IMODE(run.path.stat().st_mode) & ~0o077)
+
+
+def _open_to_group(path: Path) -> None:
+    # A running job renames and deletes what it has written.
+    with suppress(FileNotFoundError):
+        if not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            path.chmod((mode | (0o050 if mode & 0o100 else 0o040)) & ~0o027)

@@ -47,10 +47,10 @@ class Task:
 
     def __call__(self, worker: int = 0) -> None:
         stop = StopFlag.install()
-        os.umask(0o077)
         place = here()
         path = Path(self.folder)
         folder = JobFolder(Run(path.parent.parent), path)
+        os.umask(folder.run.umask)
         # submitit refuses to write its result over what a killed attempt left half written.
         (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         config = folder.config()

@@ -24,7 +24,7 @@ class EventLog:
         """Append the event ``kind`` with its fields and the time (seconds since 1970)."""
         line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n"
         content = line.encode()
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
             if os.write(handle, content) < len(content):
                 os.write(handle, b"\n")

@@ -5,6 +5,7 @@ process asks for it, and at most five times.
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from submitit.local import local
 from slurm.place import RESTART_COUNT
 from slurm.requeue import COMES_BACK, WAIT_FOR_END_S, unasked
 from slurm.stop import WARNINGS
-from slurm.words import GAVE_UP, Words
+from slurm.words import CANCELLED, GAVE_UP, Words
 
 _POLL_S = 0.05
 
@@ -36,6 +37,10 @@ class LocalExecutor(local.LocalExecutor):
     def __init__(self, folder: Path, python: str, code: Path, tries: int | None) -> None:
         super().__init__(folder, python=python)
         self._code, self._tries = code, tries
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -m slurm.guard {shlex.quote(str(self.folder))}"
 
     def _submit_command(self, command: str) -> local.LocalJob:
         asked = self.parameters
@@ -80,7 +85,7 @@ class Controller(local.Controller):
             finally:
                 self.kill_tasks()
             words = Words(self.folder, self.pid, restart)
-            if all(code == 0 for code in codes) or words.said(GAVE_UP):
+            if all(code == 0 for code in codes) or words.said(GAVE_UP) or words.said(CANCELLED, 0):
                 return
             for rank, code in enumerate(codes):
                 if code not in (None, 0, COMES_BACK):

@@ -47,7 +47,7 @@ class BatchScript:
     @property
     def command(self) -> str:
         """The command line of every process."""
-        return f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self._logs))}"
+        return f"{self.python} -u -m slurm.guard {shlex.quote(str(self._logs))}"
 
     @property
     def python(self) -> str:

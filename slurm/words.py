@@ -11,6 +11,8 @@ REQUEUE_ASKED = "requeue-asked"
 """Rank 0 has done with the queue what there was to do: the others may leave."""
 GAVE_UP = "gave-up"
 """A process ended in a way that another start would repeat; the file holds why."""
+CANCELLED = "cancelled"
+"""Its owner has cancelled a local job, which a queue would know of one of its own; said of the first start for all."""
 UNASKED = "unasked"
 """This start ended although nobody had asked for it."""
 

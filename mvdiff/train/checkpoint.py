@@ -184,7 +184,7 @@ class CheckpointStore:
     def held(self) -> Iterator[None]:
         """Keep every other writer out of this folder for the length of the block; ``InputError`` if one is in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -88,7 +88,7 @@ class Scene:
         for process in of_testbed(self.client.plan):
             variables = process.environment
             python = Path(process.executable).name.startswith("python")
-            if python and "SLURM_PROCID" in variables and "submitit.core._submit" in process.command:
+            if python and "SLURM_PROCID" in variables and "slurm.guard" in process.command:
                 job = f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
                 found.append(Task(process, job, variables["SLURMD_NODENAME"], tuple(held[process.pid])))
         return sorted(found, key=lambda task: task.job)

@@ -27,7 +27,7 @@ trap aftermath EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUN/logs/%A_%a_%t_log.out --kill-on-bad-exit=1 sh -c 'env --block-signal=USR2,TERM true 2>/dev/null && exec env --block-signal=USR2,TERM "$@"; exec env "$@"' sh PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 PYTHON -P -u -m submitit.core._submit RUN/logs
+srun --unbuffered --output RUN/logs/%A_%a_%t_log.out --kill-on-bad-exit=1 sh -c 'env --block-signal=USR2,TERM true 2>/dev/null && exec env --block-signal=USR2,TERM "$@"; exec env "$@"' sh PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 PYTHON -P -u -m slurm.guard RUN/logs
 
 
 # teardown
