@@ -1,91 +1,213 @@
-"""`mvdiff status RUN`: how far a run's training and generation are, and what the queue says of its jobs."""
+"""`mvdiff status [RUN]`: where runs stand, and how far their training and generation are."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from jobs.overview import (
+    Look,
+    RunState,
+    job_json,
+    look_at,
+    result_sets,
+    runs_below,
+    step_words,
+    survey,
+)
+from jobs.parser import helped, named_run, parser
 from jobs.runfolder import JobFolder, Run, short
+from jobs.state import JobState
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
-from mvdiff.generate.plan import SET_FILE, Plan
+from mvdiff.generate.plan import Plan
 from mvdiff.generate.sheet import sheet_path
+from mvdiff.generate.status import Status as GenerationStatus
 from mvdiff.generate.status import status as generation_status
+from mvdiff.progress import duration
+from mvdiff.train.status import Status as TrainingStatus
 from mvdiff.train.status import status as training_status
-from slurm.errors import RequestError
-from slurm.submission import states
 
 HELP = """\
-mvdiff status: where a run's jobs are, and how far its training and generation are
+mvdiff status: where runs stand, and how far their training and generation are
 
-usage: mvdiff status RUN [--json]
+usage: mvdiff status [RUN] [--watch] [--json]
 
-RUN is a name below runs/, or the path of a run folder. Prints the queue's word for every job submitted for the run, and
-of training the newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of
-every result set the samples done, running, quarantined and missing, samples a second and time left, worker by worker,
-and where its contact sheet lies. Reads the run folder and asks the queue; works whether anything runs or not.
+RUN is a name below runs/, or the path of a run folder. Without it, or with a folder of runs, a line for every run: of its
+jobs the one that runs or waits, or else the newest. With it, every job submitted for the run; of training the newest step,
+loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of every result set the samples
+done, running, quarantined and missing, samples a second and time left, worker by worker, and its contact sheet.
+Reads the run folders and asks the queue once; works whether anything runs or not, with or without accounting.
+
+states
+  queued     waits, with the queue's reason       held     waits until somebody releases it
+  running    works, with step or samples, speed and time left beside the job's time limit
+  stalled    runs, but has left no sign of work for 15 minutes
+  done  failed (with the error of the process that failed first)  cancelled
+  suspended  by the queue                         unknown  the queue does not answer
+  gone       ended without a word, and the queue has forgotten it
+  unsent     never came into a queue: the command was interrupted
+
+options
+  --watch     show it again every 3 seconds, until nothing runs or waits any more, or Ctrl-C
+  --json      print one JSON object on standard output and nothing else there
 
 exit status
   0 told, 2 the request was wrong"""
 
+EVERY_S = 3.0
+
 
 def status(words: Sequence[str]) -> int:
-    """Print where the run named by the one word stands; returns the exit status.
+    """Print where the run that the words name stands, or every run; returns the exit status.
 
     Raises:
         InputError: no such run, or nothing was submitted for it.
     """
-    if "-h" in words or "--help" in words:
-        print(HELP)
+    if helped(words, HELP):
         return 0
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
-    if len(words) != 1 or words[0].startswith("-"):
-        raise InputError(f"status takes one run, not {' '.join(words) or 'none'}", "say mvdiff status NAME")
-    named = Path(words[0].removeprefix("run="))
-    run = Run.named(str(named.parent if len(named.parts) > 1 else "runs"), named.name)
-    folders = run.jobs()
-    if not folders:
-        raise InputError(f"nothing was submitted for a run in {run.path}", "see what there is: ls runs")
-    jobs = {folder.path.name: _queue(folder) for folder in folders}
-    trained = [folder for folder in folders if folder.job == "train"]
-    now = training_status(event for folder in trained for event in read_events(folder.events))
-    sets = {folder.name: generation_status(folder) for folder in _result_sets(run)}
-    if as_json:
-        training = dataclasses.asdict(now) if trained else None
-        generated = {
-            name: dataclasses.asdict(of_set)
-            | {"samples_per_second": of_set.samples_per_second, "eta_s": of_set.eta_seconds}
-            for name, of_set in sets.items()
-        }
-        print(json.dumps({"job": "status", "run": run.name, "jobs": jobs, "train": training, "generate": generated}))
-        return 0
-    for name, words_of in jobs.items():
-        print(f"{name:<16} {', '.join(f'{id_} {word}' for id_, word in words_of.items())}")
-    for line in now.lines() if trained else ():
-        print(f"  {line}")
-    for name, of_set in sets.items():
-        print(f"results {name}: {Plan.recipe_of(run.results / name).described()}")
-        for line in of_set.lines():
-            print(f"  {line}")
-        sheet = sheet_path(run.results / name)
-        if sheet:
-            print(f"  sheet: {short(sheet)}")
+    options = parser("status")
+    options.add_argument("run", nargs="?")
+    options.add_argument("--watch", action="store_true")
+    options.add_argument("--json", action="store_true")
+    asked = options.parse_intermixed_args(words)
+    if asked.watch and asked.json:
+        raise InputError("--watch and --json do not go together", "ask again and again with --json alone")
+    root = _folder_of_runs(asked.run)
+    if root is None:
+        run = named_run(asked.run)
+        if asked.json:
+            print(json.dumps({"job": "status", **_detail_json(run)}))
+        elif asked.watch:
+            _watch(lambda: _detail(run))
+        else:
+            print("\n".join(_detail(run)[0]))
+    elif asked.json:
+        print(json.dumps({"job": "status", "runs": [one.to_json() for one in survey(runs_below(root))]}))
+    elif asked.watch:
+        _watch(lambda: _table(survey(runs_below(root)), root))
+    else:
+        print("\n".join(_table(survey(runs_below(root)), root)[0]))
     return 0
 
 
-def _result_sets(run: Run) -> list[Path]:
-    """Every result set of the run, the one that was asked for last first."""
-    folders = [path.parent for path in run.results.glob(f"*/{SET_FILE}")]
-    return sorted(folders, key=lambda folder: max(path.stat().st_mtime for path in folder.glob("*.json")), reverse=True)
+def _folder_of_runs(word: str | None) -> Path | None:
+    """The folder whose runs are meant; None where it is one run."""
+    root = Path(word).expanduser() if word else Path("runs")
+    if word and ((root / "jobs").is_dir() or not root.is_dir() or not runs_below(root)):
+        return None
+    if not root.is_dir():
+        raise InputError("there is no folder runs here", "go to where you submit from, or say mvdiff status FOLDER")
+    return root
 
 
-def _queue(folder: JobFolder) -> dict[str, str]:
-    """The queue's word for each job of a submission."""
-    submission = folder.submission()
-    if submission is None:
-        return {}
+def _table(states: Sequence[RunState], root: Path) -> tuple[list[str], bool]:
+    """A line for every run, and whether any runs or waits."""
+    now = time.time()
+    if not states:
+        return [f"nothing was submitted for a run in {short(root.absolute())}"], False
+    rows = [(one.run.name, one.job.name, one.state, _ago(one.job, now), one.line(now)) for one in states]
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
+    return [line.rstrip() for line in lines], any(one.job.alive for one in states)
+
+
+def _ago(job: JobState, now: float) -> str:
+    return duration(max(0.0, now - job.since)) if job.since else ""
+
+
+def _detail(run: Run) -> tuple[list[str], bool]:
+    """What is to be told of one run, and whether any of its jobs runs or waits."""
+    now = time.time()
+    seen, folders = look_at([run]), run.jobs()
+    states = [seen.judge(folder) for folder in folders]
+    lines = []
+    for state in states:
+        ago = _ago(state, now)
+        told = f"{state.state}{f' for {ago}' if ago and state.alive else f', {ago} ago' if ago else ''}"
+        parts = [told, _ids(seen, run, state), state.why, state.members, state.starts.told]
+        lines.append(f"{state.name:<16} {'; '.join(part for part in parts if part)}")
+        if state.failure:
+            lines.append(f"  rank {state.failure.rank} of job {state.failure.job_id} failed first: {state.failure.error}")
+            lines.append(f"  its log: {short(Path(state.failure.log))}")
+    training = _training(folders)
+    if training:
+        newest = next(state for state in reversed(states) if state.name.endswith("-train"))
+        if newest.state == "running":
+            lines.append(f"  {step_words(training, newest, now)}")
+        lines += [f"  {line}" for line in training.lines()]
+    for set_, found in _results(run).items():
+        lines.append(f"results {set_.name}: {Plan.recipe_of(set_).described()}")
+        lines += [f"  {line}" for line in found.lines()]
+        sheet = sheet_path(set_)
+        if sheet:
+            lines.append(f"  sheet: {short(sheet)}")
+    return lines, any(state.alive for state in states)
+
+
+def _ids(seen: Look, run: Run, state: JobState) -> str:
+    submission = seen.submissions[run.path / "jobs" / state.name]
+    return f"job {submission.shown}" if submission else ""
+
+
+def _detail_json(run: Run) -> dict[str, Any]:
+    seen, folders = look_at([run]), run.jobs()
+    states = [seen.judge(folder) for folder in folders]
+    training = _training(folders)
+    if training:
+        told = {name: value for name, value in dataclasses.asdict(training).items() if name != "pace"}
+    generated = {
+        set_.name: dataclasses.asdict(found)
+        | {"samples_per_second": found.samples_per_second, "eta_s": found.eta_seconds}
+        for set_, found in _results(run).items()
+    }
+    return {
+        "run": run.name,
+        "jobs": {state.name: state.words for state in states},
+        "states": [job_json(state) for state in states],
+        "train": told if training else None,
+        "generate": generated,
+    }
+
+
+def _training(folders: Sequence[JobFolder]) -> TrainingStatus | None:
+    trained = [folder for folder in folders if folder.job == "train"]
+    if not trained:
+        return None
+    return training_status(event for folder in trained for event in read_events(folder.events))
+
+
+def _results(run: Run) -> dict[Path, GenerationStatus]:
+    return {folder: generation_status(folder) for folder in result_sets(run)}
+
+
+def _watch(look: Callable[[], tuple[list[str], bool]]) -> None:
+    """Show what ``look`` tells until nothing runs or waits any more; Ctrl-C ends the watching and nothing else."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(file=sys.stdout)
+    shown: list[str] = []
     try:
-        return {id_: state.word for id_, state in states(submission).items()}
-    except RequestError:
-        return dict.fromkeys(submission.job_ids, "UNKNOWN (the queue does not answer)")
+        if not console.is_terminal:
+            alive = True
+            while alive:
+                lines, alive = look()
+                print("\n".join(line for line in lines if line not in shown), flush=True)
+                shown = lines
+                if alive:
+                    time.sleep(EVERY_S)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            alive = True
+            while alive:
+                lines, alive = look()
+                live.update(Text("\n".join(lines[: console.height - 1]), no_wrap=True, overflow="ellipsis"), refresh=True)
+                if alive:
+                    time.sleep(EVERY_S)
+    except KeyboardInterrupt:
+        return

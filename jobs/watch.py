@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobs.failure import first_failure
 from jobs.runfolder import JobFolder, short
 from mvdiff.events import read_events
 from slurm.command import reason
@@ -74,17 +75,9 @@ def finished(folder: JobFolder, submission: Submission) -> bool:
 def first_error(folder: JobFolder, submission: Submission) -> str:
     """The failure that came first in the last start of a job, in one line; the queue's word where no process could say
     anything."""
-    failures: dict[str, list[str]] = {}
-    restarts: dict[str, int] = {}
-    for event in task_events(folder):
-        id_ = event["job_id"]
-        if event["kind"] == "task started" and event["restart"] > restarts.get(id_, 0):
-            failures[id_], restarts[id_] = [], event["restart"]
-        if event["kind"] == "task failed":
-            failures.setdefault(id_, []).append(event["error"])
-    for errors in failures.values():
-        if errors:
-            return errors[0]
+    failure = first_failure(folder, submission)
+    if failure:
+        return failure.error
     words = sorted({state.word for state in states(submission).values()})
     return f"the job ended ({', '.join(words)}) before its work was done: see the logs in {short(folder.logs)}"
 

@@ -52,9 +52,23 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
         yield from _read(path)
 
 
+def last_events(path: Path, size: int) -> list[dict[str, Any]]:
+    """The whole events in the last ``size`` bytes of the log at ``path``; none where there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return list(_parsed(file.read().decode("utf-8", "replace")))
+    except FileNotFoundError:
+        return []
+
+
 def _read(path: Path) -> Iterator[dict[str, Any]]:
+    yield from _parsed(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parsed(text: str) -> Iterator[dict[str, Any]]:
     # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028 in an id.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text.split("\n"):
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

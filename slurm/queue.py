@@ -43,7 +43,7 @@ def job_states(job_ids: Iterable[str]) -> dict[str, str]:
         found[name] = found[raw] = state
     missing = [job for job in wanted if job not in found]
     if missing:
-        found |= _accounted(missing)
+        found |= accounted(missing)
     return {job: found.get(job, "UNKNOWN") for job in wanted}
 
 
@@ -76,7 +76,8 @@ def moment(written: str) -> float:
         return math.inf
 
 
-def _accounted(job_ids: list[str]) -> dict[str, str]:
+def accounted(job_ids: list[str]) -> dict[str, str]:
+    """State of those jobs that sacct knows, and of other members of their arrays; none where it does not answer."""
     try:
         # Whole arrays: the ids of all their members may be more than a command line holds.
         roots = ",".join(sorted({job.split("_")[0] for job in job_ids}))

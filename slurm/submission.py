@@ -1,11 +1,12 @@
 """What was handed to the queue, and where it stands."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slurm.queue import ENDED, job_states
-from slurm.words import GAVE_UP
+from slurm.words import CANCELLED, GAVE_UP, Words
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class State:
     """Where a job stands."""
 
     word: str
-    """The queue's own word; RUNNING, COMPLETED or FAILED for a local job."""
+    """The queue's own word; RUNNING, COMPLETED, CANCELLED or FAILED for a local job."""
 
     @property
     def ended(self) -> bool:
@@ -56,16 +57,19 @@ def states(submission: Submission) -> dict[str, State]:
 
 
 def _local_state(pid: str, logs: Path) -> str:
-    if _controller_runs(pid):
+    if controller_runs(pid, logs):
         return "RUNNING"
+    if Words(logs, pid, 0).said(CANCELLED):
+        return "CANCELLED"
     return "FAILED" if any(logs.glob(f"{GAVE_UP}-{pid}-*")) else "COMPLETED"
 
 
-def _controller_runs(pid: str) -> bool:
-    """A local job's id is the process id of its controller, which the kernel may have given away since."""
+def controller_runs(pid: str, logs: Path) -> bool:
+    """Whether the local job of that id has not ended. A local job's id is the process id of its controller, which the kernel may have given away since."""
     try:
         process = Path(f"/proc/{pid}")
         zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        return not zombie and b"slurm.local" in (process / "cmdline").read_bytes().split(b"\0")
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        return not zombie and b"slurm.local" in words and os.fsencode(logs) in words
     except (FileNotFoundError, ProcessLookupError):
         return False

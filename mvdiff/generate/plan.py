@@ -29,7 +29,7 @@ from mvdiff.shard import ShardIndex
 
 SET_FILE = "set.json"
 VERSION = 2
-_SLICE_FILE = re.compile(r"slice-(\d{4}-\d{6,})\.h5")
+SLICE_FILE = re.compile(r"slice-(\d{4}-\d{6,})\.h5")
 RECORD = np.dtype([("shard", "<u4"), ("row", "<u4"), ("checksum", "<u8")])
 """One planned sample: number of its shard in the segment, row in it, and the checksum that row had."""
 
@@ -213,7 +213,7 @@ class Plan:
 
     def published(self) -> set[str]:
         """Names of the slices whose result shards are there."""
-        found = (_SLICE_FILE.fullmatch(entry.name) for entry in os.scandir(self.folder))
+        found = (SLICE_FILE.fullmatch(entry.name) for entry in os.scandir(self.folder))
         return {match[1] for match in found if match}
 
     def unpublished(self) -> int:

@@ -250,10 +250,13 @@ class CheckpointStore:
     def _seal(self, folder: Path) -> None:
         """Sync every file and folder of ``folder``, then write its manifest."""
         manifest = {}
+        # safetensors leaves files to their owner alone, whatever the umask, which the folder's own rights follow
+        readable = folder.stat().st_mode & 0o666
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
                 sync_folder(path)
             else:
+                path.chmod(readable)
                 sync_file(path)
                 name = path.relative_to(folder).as_posix()
                 manifest[name] = {"size": path.stat().st_size, "xxh3": _xxh3(path)}

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+_PACE = 32
+"""Log lines whose pace is taken for that of the rest."""
+
+
 @dataclass
 class Status:
     """What the newest events say."""
@@ -31,6 +35,10 @@ class Status:
     """Why training is over; None while it is not."""
     error: str | None = None
     """Why the last start failed, if it did."""
+    eta_seconds: float | None = None
+    """Until the last step, at the pace of this start's newest steps, validations and saves between them included."""
+    pace: list[tuple[float, int]] = field(default_factory=list, repr=False)
+    """When the newest start's log lines were written, and the step that each ends with."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -65,11 +73,15 @@ def _take_in(now: Status, event: dict[str, Any]) -> None:
         now.starts += 1
         now.error = None
     elif kind in ("started", "resumed"):
+        now.pace = []
         now.step = now.saved = event.get("step", 0)
     elif kind == "step":
         loss = sum(event["losses"]) / len(event["losses"])
         now.step, now.steps, now.loss = event["last"] + 1, event["of"], loss
         now.samples_per_second, now.data_wait = event["samples_per_second"], event["data_wait"]
+        now.pace.append((event["time"], now.step))
+        (began, first), (newest, last) = now.pace[max(0, len(now.pace) - _PACE)], now.pace[-1]
+        now.eta_seconds = (now.steps - now.step) * (newest - began) / (last - first) if last > first else None
     elif kind == "checkpoint":
         now.saved = event["step"]
     elif kind == "validated":

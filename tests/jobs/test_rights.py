@@ -46,7 +46,11 @@ def test_a_shared_run_is_read_by_the_group_and_stays_so(tmp_path, capsys):
     train = ["train", "run=lab", "data=runs/lab/shards/train", "train.steps=2", "train.batch=2", *SMALL, "--wait"]
     assert main(train) == 0
     assert modes(run.path) == {True: {"750"}, False: {"640"}}
-    assert "runs is closed to the group" in capsys.readouterr().out
+    assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o750, "the way to it is open too"
+    (tmp_path / "runs").chmod(0o700)
+    capsys.readouterr()
+    assert main([*train, "--json"]) == 0
+    assert "runs is closed to the group: chmod g+x runs" in capsys.readouterr().err
 
 
 def test_a_run_may_be_opened_and_closed_later(tmp_path):

@@ -1,0 +1,172 @@
+"""Where a submission stands, in words: from the queue's answer and what lies in the job's folder."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.failure import Failure, first_failure
+from jobs.runfolder import JobFolder
+from jobs.starts import Starts, starts
+from mvdiff.events import last_events
+from slurm.outlook import Standing
+from slurm.submission import Submission
+
+STALLED_S = 900.0
+"""A job that runs and has left no sign for so long is called stalled: no event, no line in a log, no heartbeat."""
+_END = 4096
+"""Bytes of an event log that hold its last word, unless that is a traceback."""
+ALIVE = ("running", "queued", "stalled", "suspended", "held")
+_REASONS = {
+    "Priority": "others are ahead of it",
+    "Resources": "waits for nodes to become free",
+    "BeginTime": "may start in a moment",
+    "JobHeldUser": "held by its owner: scontrol release {id}",
+    "JobHeldAdmin": "held by an administrator: ask them",
+    "Dependency": "waits for another job",
+    "DependencyNeverSatisfied": "waits for a job that failed: mvdiff cancel, mend that one, then mvdiff retry",
+    "PartitionDown": "its partition is closed: see sinfo",
+    "PartitionInactive": "its partition is closed: see sinfo",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved: see sinfo -R",
+    "JobArrayTaskLimit": "as many members run as the array allows at once",
+    "Reservation": "waits for its reservation",
+    "Licenses": "waits for a licence",
+    "PartitionTimeLimit": "asks for more time than its partition allows: cluster.time_min",
+    "PartitionNodeLimit": "asks for more nodes than its partition allows, or enough of them are down: see sinfo -R",
+}
+_NODES_AWAY = "nodes required for job are down"
+"""How the queue begins its own sentence for ``ReqNodeNotAvail``."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One submission."""
+
+    name: str
+    """NNN-JOB."""
+    state: str
+    """queued, held, running, suspended, stalled, done, failed, cancelled; gone: it ended without a word, and the queue
+    has forgotten it; unknown: the queue does not answer; unsent: it never came into a queue."""
+    words: dict[str, str] = field(default_factory=dict)
+    """The queue's word for every job, or what the job's own files say where the queue has forgotten it."""
+    since: float | None = None
+    """Since when that is so, in seconds since 1970."""
+    why: str | None = None
+    """Why it waits, or is not known."""
+    ends: float | None = None
+    """When the first time limit of those that run is reached."""
+    starts: Starts = field(default_factory=Starts)
+    failure: Failure | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs or waits, as far as can be told."""
+        return self.state in ALIVE or self.state == "unknown"
+
+    @property
+    def members(self) -> str:
+        """How many of an array's jobs are where; empty for a single job."""
+        if len(self.words) < 2:
+            return ""
+        counts = Counter(word.lower().replace("pending", "queued") for word in self.words.values())
+        return ", ".join(f"{count} {word}" for word, count in counts.most_common())
+
+
+def own_word(folder: JobFolder, job_id: str) -> str | None:
+    """The state of a job that runs no more, by the last event of its rank 0; None where that says nothing of its end."""
+    path = folder.events / f"{job_id}-0.jsonl"
+    kinds = [event["kind"] for event in last_events(path, _END) if event["kind"].startswith("task ")]
+    return {"task finished": "COMPLETED", "task failed": "FAILED"}.get(kinds[-1]) if kinds else None
+
+
+def judged(
+    folder: JobFolder,
+    submission: Submission | None,
+    standings: Mapping[str, Standing],
+    silent: str | None = None,
+    signs: Sequence[Path] = (),
+    now: float = math.inf,
+) -> JobState:
+    """Where the submission of ``folder`` stands.
+
+    Args:
+        standings: what the queue, and the accounting where there is one, know by job id.
+        silent: why the queue did not answer, if it did not.
+        signs: further folders that change while the job works.
+        now: seconds since 1970.
+    """
+    if submission is None:
+        return JobState(folder.path.name, "unsent")
+    known = starts(folder)
+    words = {id_: _word(folder, submission, id_, standings, known) for id_ in submission.job_ids}
+    found = set(words.values())
+    running = [standings[id_] for id_ in words if id_ in standings and not (standings[id_].ended or standings[id_].waits)]
+    waiting = {id_: standings[id_] for id_ in words if id_ in standings and standings[id_].waits}
+
+    def told(state: str, since: float | None, why: str | None = None, failure: Failure | None = None) -> JobState:
+        ends = min((one.ends for one in running), default=math.inf)
+        since = None if since is None or math.isinf(since) else since
+        return JobState(folder.path.name, state, words, since, why, None if math.isinf(ends) else ends, known, failure)
+
+    if running:
+        touched = _touched(folder, signs)
+        if all(one.word in ("SUSPENDED", "STOPPED") for one in running):
+            return told("suspended", None, "by the queue: see scontrol show job")
+        started = min((one.started for one in running), default=math.inf)
+        if math.isinf(started):
+            started = _touched(folder, (), first=True)
+        latest = max(touched, started if math.isfinite(started) else 0.0)
+        if now - latest > STALLED_S and math.isfinite(now):
+            return told("stalled", latest, "no sign of work since then: see mvdiff logs, then mvdiff cancel and retry")
+        return told("running", started)
+    if waiting:
+        id_, first = next(iter(waiting.items()))
+        state = "held" if "held" in first.reason.lower() else "queued"
+        return told(state, min(one.submitted for one in waiting.values()), in_words(first.reason, id_))
+    ended = _touched(folder, ())
+    if found <= {"COMPLETED"}:
+        return told("done", ended)
+    if silent and "UNKNOWN" in found:
+        return told("unknown", None, silent)
+    failed = [id_ for id_, word in words.items() if word not in ("COMPLETED", "CANCELLED", "UNKNOWN")]
+    if failed or ("UNKNOWN" in found and known.gave_up):
+        return told("failed", ended, failure=first_failure(folder, submission, failed or None))
+    if "CANCELLED" in found:
+        return told("cancelled", ended)
+    return told("gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry")
+
+
+def in_words(reason: str, job_id: str) -> str:
+    """The queue's reason for which a job waits, as a person would say it, with its own word behind."""
+    if reason.lower().startswith(_NODES_AWAY):
+        return f"{_REASONS['ReqNodeNotAvail']} (ReqNodeNotAvail)"
+    key = reason.partition(",")[0].strip("()")
+    if key in _REASONS:
+        return f"{_REASONS[key].format(id=job_id)} ({key})"
+    if key.startswith(("Assoc", "QOS")):
+        return f"a limit of the account's or QOS's is reached ({key})"
+    return reason if key not in ("", "None") else "just submitted"
+
+
+def _word(
+    folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts
+) -> str:
+    standing = standings.get(id_)
+    if standing is None or (submission.kind != "slurm" and standing.word == "COMPLETED"):
+        gave_up = "FAILED" if id_ in known.gave_up else None
+        unfinished = "UNKNOWN" if submission.kind == "slurm" else "FAILED"
+        return own_word(folder, id_) or gave_up or unfinished
+    return standing.word
+
+
+def _touched(folder: JobFolder, signs: Sequence[Path], first: bool = False) -> float:
+    """When the job left its newest (``first``: oldest) sign; 0 where there is none."""
+    times = []
+    for place in (folder.events, folder.logs):
+        if place.is_dir():
+            names = (entry for entry in os.scandir(place) if entry.name.endswith((".jsonl", "_log.out")))
+            times += [entry.stat().st_mtime for entry in names]
+    times += [sign.stat().st_mtime for sign in signs if sign.exists()]
+    return (min if first else max)(times, default=0.0)
