@@ -6,8 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
@@ -18,13 +19,9 @@ from slurm.errors import RequestError
 
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 WITH_PATH = ("verify", "export")
+LOOKING_AFTER = ("status", "logs", "cancel", "retry", "show", "clean")
 SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
 """Keys of a job that options stand for: ``--reference-view 0,2`` is ``generate.reference_view=0,2``."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise InputError(message, f"see {self.prog} --help")
 
 
 class _UntilClosed(io.TextIOBase):
@@ -88,15 +85,24 @@ def _run(words: list[str]) -> int:
         return demo(rest)
     if command == "doctor":
         return _doctor(rest)
-    if command == "status":
-        from jobs.status import status
-
-        return status(rest)
+    if command in LOOKING_AFTER:
+        return _look_after(command, rest)
     if command == "testbed":
         from jobs.testbed import testbed
 
         return testbed(rest)
     raise InputError(f"unknown command {command!r}", f"choose one of {', '.join(manual.SUMMARIES)}")
+
+
+def _look_after(name: str, words: list[str]) -> int:
+    """A command about a run's jobs, which stands in the module of its name."""
+    from jobs.job import JobFailed
+
+    command: Callable[[Sequence[str]], int] = getattr(import_module(f"jobs.{name}"), name)
+    try:
+        return command(words)
+    except JobFailed as error:
+        return _failed(name, error, "--json" in words)
 
 
 def _explained(name: str, words: list[str]) -> bool:
@@ -111,7 +117,9 @@ def _explained(name: str, words: list[str]) -> bool:
 
 
 def _parsed(name: str, words: list[str], *flags: str) -> argparse.Namespace:
-    parser = _Parser(prog=f"mvdiff {name}", add_help=False, allow_abbrev=False)
+    from jobs.parser import parser as parser_of
+
+    parser = parser_of(name)
     for flag in flags:
         parser.add_argument(flag, action="store_true")
     for key in SHORTHANDS.get(name, ()):

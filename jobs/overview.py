@@ -53,7 +53,8 @@ class Look:
         ids = submission.job_ids if submission else []
         if any(id_ in self.standings and not self.standings[id_].ended for id_ in ids):
             return True
-        return bool(self.silent and submission and submission.kind == "slurm" and not self.judge(folder).state == "done")
+        unknown = self.silent and submission and submission.kind == "slurm"
+        return bool(unknown) and self.judge(folder).state != "done"
 
 
 def look_at(runs: Sequence[Run]) -> Look:
@@ -65,7 +66,10 @@ def look_at(runs: Sequence[Run]) -> Look:
     try:
         standings = look(sent)
     except RequestError as error:
-        standings, silent = look(one for one in sent if one.kind != "slurm"), f"the queue does not answer: {reason(error)}"
+        standings, silent = (
+            look(one for one in sent if one.kind != "slurm"),
+            f"the queue does not answer: {reason(error)}",
+        )
     if silent is None:
         forgotten = [
             id_
@@ -142,7 +146,7 @@ def job_json(job: JobState) -> dict[str, Any]:
 
 def counts_json(counts: Tally | None) -> dict[str, int] | None:
     """Samples of a result set as an object."""
-    return counts and {**asdict(counts), "left": counts.left}
+    return {**asdict(counts), "left": counts.left} if counts else None
 
 
 def survey(runs: Sequence[Run]) -> list[RunState]:

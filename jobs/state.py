@@ -75,7 +75,7 @@ class JobState:
 
 
 def own_word(folder: JobFolder, job_id: str) -> str | None:
-    """The state of a job that runs no more, by the last event of its rank 0; None where that says nothing of its end."""
+    """The state of a job that runs no more, by the last event of its rank 0; None where that tells no end."""
     path = folder.events / f"{job_id}-0.jsonl"
     kinds = [event["kind"] for event in last_events(path, _END) if event["kind"].startswith("task ")]
     return {"task finished": "COMPLETED", "task failed": "FAILED"}.get(kinds[-1]) if kinds else None
@@ -102,7 +102,9 @@ def judged(
     known = starts(folder)
     words = {id_: _word(folder, submission, id_, standings, known) for id_ in submission.job_ids}
     found = set(words.values())
-    running = [standings[id_] for id_ in words if id_ in standings and not (standings[id_].ended or standings[id_].waits)]
+    running = [
+        standings[id_] for id_ in words if id_ in standings and not (standings[id_].ended or standings[id_].waits)
+    ]
     waiting = {id_: standings[id_] for id_ in words if id_ in standings and standings[id_].waits}
 
     def told(state: str, since: float | None, why: str | None = None, failure: Failure | None = None) -> JobState:
@@ -135,7 +137,9 @@ def judged(
         return told("failed", ended, failure=first_failure(folder, submission, failed or None))
     if "CANCELLED" in found:
         return told("cancelled", ended)
-    return told("gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry")
+    return told(
+        "gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"
+    )
 
 
 def in_words(reason: str, job_id: str) -> str:
@@ -150,9 +154,7 @@ def in_words(reason: str, job_id: str) -> str:
     return reason if key not in ("", "None") else "just submitted"
 
 
-def _word(
-    folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts
-) -> str:
+def _word(folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts) -> str:
     standing = standings.get(id_)
     if standing is None or (submission.kind != "slurm" and standing.word == "COMPLETED"):
         gave_up = "FAILED" if id_ in known.gave_up else None

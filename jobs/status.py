@@ -36,10 +36,10 @@ mvdiff status: where runs stand, and how far their training and generation are
 
 usage: mvdiff status [RUN] [--watch] [--json]
 
-RUN is a name below runs/, or the path of a run folder. Without it, or with a folder of runs, a line for every run: of its
-jobs the one that runs or waits, or else the newest. With it, every job submitted for the run; of training the newest step,
-loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of every result set the samples
-done, running, quarantined and missing, samples a second and time left, worker by worker, and its contact sheet.
+RUN is a name below runs/, or the path of a run folder. Without it, or with a folder of runs, a line for every run: of
+its jobs the one that runs or waits, or else the newest. With it, every job submitted for the run; of training the newest
+step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of every result set the
+samples done, running, quarantined and missing, samples a second and time left, worker by worker, and its contact sheet.
 Reads the run folders and asks the queue once; works whether anything runs or not, with or without accounting.
 
 states
@@ -111,7 +111,9 @@ def _table(states: Sequence[RunState], root: Path) -> tuple[list[str], bool]:
         return [f"nothing was submitted for a run in {short(root.absolute())}"], False
     rows = [(one.run.name, one.job.name, one.state, _ago(one.job, now), one.line(now)) for one in states]
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+    ]
     return [line.rstrip() for line in lines], any(one.job.alive for one in states)
 
 
@@ -131,7 +133,9 @@ def _detail(run: Run) -> tuple[list[str], bool]:
         parts = [told, _ids(seen, run, state), state.why, state.members, state.starts.told]
         lines.append(f"{state.name:<16} {'; '.join(part for part in parts if part)}")
         if state.failure:
-            lines.append(f"  rank {state.failure.rank} of job {state.failure.job_id} failed first: {state.failure.error}")
+            lines.append(
+                f"  rank {state.failure.rank} of job {state.failure.job_id} failed first: {state.failure.error}"
+            )
             lines.append(f"  its log: {short(Path(state.failure.log))}")
     training = _training(folders)
     if training:
@@ -206,7 +210,9 @@ def _watch(look: Callable[[], tuple[list[str], bool]]) -> None:
             alive = True
             while alive:
                 lines, alive = look()
-                live.update(Text("\n".join(lines[: console.height - 1]), no_wrap=True, overflow="ellipsis"), refresh=True)
+                live.update(
+                    Text("\n".join(lines[: console.height - 1]), no_wrap=True, overflow="ellipsis"), refresh=True
+                )
                 if alive:
                     time.sleep(EVERY_S)
     except KeyboardInterrupt:

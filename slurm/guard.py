@@ -1,5 +1,5 @@
-"""What a queue starts in place of submitit: `python -m slurm.guard LOGS`, which unpickles nothing that others could have
-put there.
+"""What a queue starts in place of submitit: `python -m slurm.guard LOGS`, which unpickles nothing that others could
+have put there.
 
 A pickle is code. Whoever can write to its folder, or to one around it, runs code as the submitter, on every node.
 """

@@ -65,7 +65,8 @@ def _local_state(pid: str, logs: Path) -> str:
 
 
 def controller_runs(pid: str, logs: Path) -> bool:
-    """Whether the local job of that id has not ended. A local job's id is the process id of its controller, which the kernel may have given away since."""
+    """Whether the local job of that id, whose logs lie in ``logs``, has not ended: the id is that of its controller's
+    process, which the kernel may have given away since."""
     try:
         process = Path(f"/proc/{pid}")
         zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"

@@ -41,7 +41,8 @@ class Tally:
 
 def tally(folder: Path) -> Tally | None:
     """Count what the result set ``folder`` holds; None where its plan cannot be read."""
-    planned, again, sizes = 0, 0, []
+    planned, again = 0, 0
+    sizes: list[tuple[int, int]] = []
     while (path := segment_path(folder, len(sizes))).exists():
         try:
             header = json.loads(path.read_bytes())

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-
 _PACE = 32
 """Log lines whose pace is taken for that of the rest."""
 

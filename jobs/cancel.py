@@ -1,0 +1,67 @@
+"""`mvdiff cancel RUN`: end what a run has queued or running."""
+
+import json
+from collections.abc import Sequence
+
+from jobs.overview import look_at
+from jobs.parser import helped, named_job, named_run, parser
+from slurm.cancellation import cancel_jobs
+from slurm.errors import RequestError
+
+HELP = """\
+mvdiff cancel: end what a run has queued or running, so that it does not come back
+
+usage: mvdiff cancel RUN [--job NNN-JOB] [--json]
+
+Cancels all jobs of the run that run or wait, in the queue or on this machine, and nothing else. They save first where
+there is time for it, as on every stop. What is finished stays as it is; mvdiff retry goes on later.
+
+options
+  --job NNN-JOB  only this one (or train, generate ... for the newest of these)
+  --json         print one JSON object on standard output and nothing else there
+
+exit status
+  0 cancelled, or there was nothing to cancel; 2 the request was wrong, or the queue does not do it"""
+
+
+def cancel(words: Sequence[str]) -> int:
+    """Cancel what the words name; returns the exit status.
+
+    Raises:
+        InputError: no such run or job.
+        RequestError: the queue does not do it, or does not say what there is.
+    """
+    if helped(words, HELP):
+        return 0
+    options = parser("cancel")
+    options.add_argument("run")
+    options.add_argument("--job")
+    options.add_argument("--json", action="store_true")
+    asked = options.parse_intermixed_args(words)
+    run = named_run(asked.run)
+    folders = [named_job(run, asked.job)] if asked.job else run.jobs()
+    seen = look_at([run])
+    if seen.silent and any(seen.may_live(folder) for folder in folders):
+        raise RequestError(
+            f"what runs is not known, {seen.silent}", "see with sinfo whether slurmctld is up, then again"
+        )
+    cancelled: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        submission = seen.submissions[folder.path]
+        ids = submission.job_ids if submission else []
+        alive = {
+            id_: seen.standings[id_].word for id_ in ids if id_ in seen.standings and not seen.standings[id_].ended
+        }
+        if submission and alive:
+            cancel_jobs(submission, list(alive))
+            cancelled[folder.path.name] = alive
+    if asked.json:
+        print(json.dumps({"job": "cancel", "run": run.name, "cancelled": cancelled}))
+        return 0
+    for name, jobs in cancelled.items():
+        shown = [f"{id_} ({word.lower()})" for id_, word in jobs.items()]
+        more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+        print(f"cancelled {name}: job {', '.join(shown[:8])}{more}")
+    if not cancelled:
+        print(f"nothing of {run.name} runs or waits")
+    return 0
