@@ -26,7 +26,8 @@ usage: mvdiff clean [RUN] [--checkpoints] [--yes] [--json]
 
 Without RUN, of every run below runs/. Leftovers are: copies of the code and submitit's pickles of jobs that have
 ended; attempts at slices that are published or were attempted again since. Configurations, provenance, logs, events,
-checkpoints and results stay. Nothing of a job that runs or waits is touched, nor anything while the queue does not answer.
+checkpoints and results stay. Nothing of a job that runs or waits is touched, nor what the queue may know while it does
+not answer.
 
 options
   --checkpoints  old checkpoints too: all but the newest good one, the best one, those that results were made with, and
