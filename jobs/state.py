@@ -85,9 +85,9 @@ def judged(
     folder: JobFolder,
     submission: Submission | None,
     standings: Mapping[str, Standing],
-    silent: str | None = None,
-    signs: Sequence[Path] = (),
-    now: float = math.inf,
+    silent: str | None,
+    signs: Sequence[Path],
+    now: float,
 ) -> JobState:
     """Where the submission of ``folder`` stands.
 
@@ -109,20 +109,18 @@ def judged(
 
     def told(state: str, since: float | None, why: str | None = None, failure: Failure | None = None) -> JobState:
         ends = min((one.ends for one in running), default=math.inf)
-        since = None if since is None or math.isinf(since) else since
+        since = None if not since or math.isinf(since) else since
         return JobState(folder.path.name, state, words, since, why, None if math.isinf(ends) else ends, known, failure)
 
     if running:
         touched = _touched(folder, signs)
         if all(one.word in ("SUSPENDED", "STOPPED") for one in running):
             return told("suspended", None, "by the queue: see scontrol show job")
-        started = min((one.started for one in running), default=math.inf)
-        if math.isinf(started):
-            started = _touched(folder, (), first=True)
-        latest = max(touched, started if math.isfinite(started) else 0.0)
-        if now - latest > STALLED_S and math.isfinite(now):
+        started = min(one.started for one in running)
+        latest = max((one for one in (touched, started) if one and math.isfinite(one)), default=now)
+        if now - latest > STALLED_S:
             return told("stalled", latest, "no sign of work since then: see mvdiff logs, then mvdiff cancel and retry")
-        return told("running", started)
+        return told("running", _touched(folder, (), first=True) if math.isinf(started) else started)
     if waiting:
         id_, first = next(iter(waiting.items()))
         state = "held" if "held" in first.reason.lower() else "queued"

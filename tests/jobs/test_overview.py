@@ -1,0 +1,222 @@
+"""Many runs at once, from files alone and one question to a queue."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.overview import survey
+from jobs.runfolder import Run
+from jobs.state import STALLED_S, in_words
+from mvdiff.events import EventLog
+
+RUNS = 1000
+ALLOWED_S = 2.0
+GENEROUS = 3.0
+
+
+def submit(root: Path, name: str, job: str, ids: list[str]) -> Path:
+    """The folder of a job that was submitted once, as a submission leaves it."""
+    folder = root / name / "jobs" / f"001-{job}"
+    for part in ("events", "logs"):
+        (folder / part).mkdir(parents=True)
+    told = {"kind": "slurm", "name": f"{name}-{job}", "job_ids": ids, "logs": str(folder / "logs")}
+    (folder / "submission.json").write_text(json.dumps(told))
+    (folder / "config.yaml").write_text("cluster:\n  time_min: 600\n  signal_lead_s: null\n")
+    return folder
+
+
+def trained(folder: Path, id_: str, lines: int) -> None:
+    log = EventLog(folder / "events" / f"{id_}-0.jsonl")
+    log.write("task started", rank=0, job_id=id_, restart=0)
+    step = {"kind": "step", "of": 10_000, "losses": [0.123456789] * 10, "samples_per_second": 24.0, "data_wait": 0.01}
+    rows = [{"time": 1e9 + k, "first": 10 * k, "last": 10 * k + 9, **step} for k in range(lines)]
+    with (folder / "events" / f"{id_}-0.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    (folder / "logs" / f"began-{id_}-0").touch()
+
+
+class Queue:
+    """A squeue that answers what it is given and keeps count of its calls; there is no sacct."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.tools, self._answer, self._asked = folder, folder / "answer", folder / "asked"
+        self._asked.touch()
+        self.answers()
+        (folder / "squeue").write_text(f'#!/bin/sh\necho "$@" >> {self._asked}\nexec cat {self._answer}\n')
+        (folder / "squeue").chmod(0o755)
+
+    def answers(self, *lines: str) -> None:
+        self._answer.write_text("".join(lines))
+
+    def falls_silent(self) -> None:
+        (self.tools / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+
+    @property
+    def calls(self) -> int:
+        return len(self._asked.read_text().splitlines())
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    made = Queue(tmp_path / "bin")
+    for name in ("sh", "cat"):
+        (made.tools / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(made.tools))
+    return made
+
+
+def squeue_line(id_: str, word: str, reason: str = "None", ago: float = 60.0) -> str:
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - ago))
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 600))
+    return f"{id_}|{id_.partition('_')[0]}|{word}|{when}|{when}|{ends}|{reason}\n"
+
+
+def state_of(root: Path, name: str):
+    return next(one for one in survey([Run(root / name)]))
+
+
+@pytest.mark.timeout(120)
+def test_a_thousand_runs_within_two_seconds_and_one_question(tmp_path, queue, monkeypatch, capsys):
+    root = tmp_path / "runs"
+    lines = []
+    for k in range(RUNS):
+        folder = submit(root, f"run-{k:04d}", "train", [str(k)])
+        trained(folder, str(k), 200)
+        if k % 10 == 0:
+            lines.append(squeue_line(str(k), "RUNNING"))
+        elif k % 10 == 1:
+            lines.append(squeue_line(str(k), "PENDING", "Priority"))
+        else:
+            EventLog(folder / "events" / f"{k}-0.jsonl").write("task finished", rank=0, job_id=str(k))
+    queue.answers(*lines)
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    assert main(["status"]) == 0
+    took = time.monotonic() - began
+    assert queue.calls == 1
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == RUNS
+    words = [line.split()[2] for line in told]
+    assert words[:200].count("running") == words[:200].count("queued") == RUNS // 10, (
+        "those that need a look come first"
+    )
+    assert words[200:] == ["done"] * 800
+    assert took < GENEROUS * ALLOWED_S
+
+
+def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
+    root = tmp_path / "runs"
+    for name, last in (("well", "task finished"), ("ill", "task failed"), ("mute", None)):
+        folder = submit(root, name, "train", ["7"])
+        trained(folder, "7", 3)
+        if last:
+            EventLog(folder / "events" / "7-0.jsonl").write(last, rank=0, job_id="7", error="ValueError: no")
+    assert state_of(root, "well").state == "done"
+    assert state_of(root, "ill").state == "failed"
+    assert state_of(root, "ill").job.failure.error == "ValueError: no"
+    assert state_of(root, "mute").state == "gone"
+
+
+def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queue):
+    root = tmp_path / "runs"
+    trained(submit(root, "lab", "train", ["7"]), "7", 3)
+    queue.falls_silent()
+    found = state_of(root, "lab")
+    assert found.state == "unknown" and "Unable to contact" in found.job.why
+
+
+def test_a_job_without_a_sign_of_work_is_stalled(tmp_path, queue):
+    root = tmp_path / "runs"
+    folder = submit(root, "lab", "train", ["7"])
+    trained(folder, "7", 3)
+    queue.answers(squeue_line("7", "RUNNING", ago=2 * STALLED_S))
+    assert state_of(root, "lab").state == "running"
+    old = time.time() - STALLED_S - 60
+    os.utime(folder / "events" / "7-0.jsonl", (old, old))
+    assert state_of(root, "lab").state == "stalled"
+
+
+def test_time_left_is_held_against_the_time_limit(tmp_path, queue):
+    root = tmp_path / "runs"
+    trained(submit(root, "lab", "train", ["7"]), "7", 100)
+    queue.answers(squeue_line("7", "RUNNING"))
+    told = state_of(root, "lab").line(time.time())
+    # 900 log lines of 10 steps are left, one a second; the limit comes 600 s from now
+    assert "step 1000/10000, loss 0.1235, 24.0 samples/s, 15m00s left" in told
+    assert "(the time limit comes in" in told and "it goes on by itself" in told
+
+
+def test_a_stop_near_the_time_limit_is_no_preemption(tmp_path, queue):
+    root = tmp_path / "runs"
+    folder = submit(root, "lab", "train", ["7"])
+    trained(folder, "7", 3)
+    now = time.time()
+    for restart, age in ((0, 600 * 60 - 200), (1, 300)):
+        for word, when in (("began", now - age), ("stopped", now)):
+            (folder / "logs" / f"{word}-7-{restart}").touch()
+            os.utime(folder / "logs" / f"{word}-7-{restart}", (when, when))
+    (folder / "logs" / "began-7-2").touch()
+    queue.answers(squeue_line("7", "RUNNING"))
+    starts = state_of(root, "lab").job.starts
+    assert (starts.preempted, starts.out_of_time) == (1, 1)
+    assert starts.told == "resumed 2 times (preempted once, out of time once)"
+
+
+def test_members_of_an_array_are_counted(tmp_path, queue):
+    root = tmp_path / "runs"
+    submit(root, "lab", "synth", [f"9_{k}" for k in range(4)])
+    queue.answers(squeue_line("9_0", "RUNNING"), *(squeue_line(f"9_{k}", "PENDING", "Resources") for k in (1, 2, 3)))
+    found = state_of(root, "lab")
+    assert found.state == "running" and found.job.members == "3 queued, 1 running"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Priority", "others are ahead of it (Priority)"),
+        ("JobHeldUser", "held by its owner: scontrol release 7 (JobHeldUser)"),
+        ("QOSMaxJobsPerUserLimit", "a limit of the account's or QOS's is reached (QOSMaxJobsPerUserLimit)"),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-4]", "nodes that it needs are down, drained or reserved: see sinfo -R "
+         "(ReqNodeNotAvail)"),
+        ("SomethingNew", "SomethingNew"),
+    ],
+)  # fmt: skip
+def test_the_reason_for_waiting_is_put_in_words(reason, words):
+    assert in_words(reason, "7") == words
+
+
+def test_watching_ends_by_itself_when_nothing_runs(tmp_path, queue, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jobs.status.EVERY_S", 0.01)
+    folder = submit(tmp_path / "runs", "lab", "train", ["7"])
+    trained(folder, "7", 3)
+    EventLog(folder / "events" / "7-0.jsonl").write("task finished", rank=0, job_id="7")
+    queue.answers(squeue_line("7", "RUNNING"))
+    asked = []
+
+    def look_again(seconds: float) -> None:
+        asked.append(seconds)
+        queue.answers(squeue_line("7", "COMPLETED"))
+
+    monkeypatch.setattr("jobs.status.time.sleep", look_again)
+    assert main(["status", "--watch"]) == 0
+    told = capsys.readouterr().out
+    assert "running" in told and "done" in told and len(asked) == 1
+
+
+def test_ctrl_c_ends_watching_without_a_traceback(tmp_path, queue, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    submit(tmp_path / "runs", "lab", "train", ["7"])
+    queue.answers(squeue_line("7", "RUNNING"))
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.status.time.sleep", interrupt)
+    assert main(["status", "lab", "--watch"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
