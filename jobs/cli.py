@@ -14,7 +14,7 @@ from typing import TextIO
 
 import mvdiff
 from jobs import JOBS, manual
-from mvdiff.errors import InputError
+from mvdiff.errors import Hopeless, InputError
 from slurm.errors import RequestError
 
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
@@ -96,12 +96,12 @@ def _run(words: list[str]) -> int:
 
 def _look_after(name: str, words: list[str]) -> int:
     """A command about a run's jobs, which stands in the module of its name."""
-    from jobs.job import JobFailed
-
     command: Callable[[Sequence[str]], int] = getattr(import_module(f"jobs.{name}"), name)
     try:
         return command(words)
-    except JobFailed as error:
+    except InputError:
+        raise
+    except Hopeless as error:
         return _failed(name, error, "--json" in words)
 
 

@@ -45,7 +45,7 @@ def first_failure(folder: JobFolder, submission: Submission, job_ids: Sequence[s
     wanted = set(submission.job_ids if job_ids is None else job_ids)
     failures: dict[str, list[dict[str, Any]]] = {}
     restarts: dict[str, int] = {}
-    events = [event for path in _logs_of(folder, wanted) for event in last_events(path, TAIL)]
+    events = [event for path in _logs_of(folder, wanted) for event in last_events(path, TAIL, kind="task ")]
     for event in sorted(events, key=lambda event: event["time"]):
         id_ = str(event.get("job_id"))
         if event["kind"] == "task started" and event.get("restart", 0) > restarts.get(id_, 0):

@@ -23,6 +23,8 @@ from slurm.submission import Submission
 
 TAIL = 1 << 14
 """Bytes of an event log in which the newest steps stand."""
+LINES = 12
+"""So many of its events tell the pace."""
 
 
 @dataclass(frozen=True)
@@ -194,4 +196,4 @@ def _state(run: Run, seen: Look) -> RunState | None:
 def _newest_events(folder: JobFolder, seen: Look) -> list[dict[str, Any]]:
     submission = seen.submissions[folder.path]
     ids = submission.job_ids if submission else []
-    return [event for id_ in ids for event in last_events(folder.events / f"{id_}-0.jsonl", TAIL)]
+    return [event for id_ in ids for event in last_events(folder.events / f"{id_}-0.jsonl", TAIL, LINES)]

@@ -26,6 +26,7 @@ from slurm.trust import refuse_foreign
 
 PACKAGES = ("mvdiff", "slurm", "jobs", "configs")
 RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py", "numpy", "transformers")
+_JOB = re.compile(r"\d{3}-.")
 _NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
 
@@ -90,8 +91,11 @@ class Run:
 
     def jobs(self) -> list["JobFolder"]:
         """Every submission so far, oldest first."""
-        folders = (self.path / "jobs").glob("[0-9][0-9][0-9]-*")
-        return [JobFolder(self, path) for path in sorted(folders)]
+        try:
+            names = sorted(name for name in os.listdir(self.path / "jobs") if _JOB.match(name))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [JobFolder(self, self.path / "jobs" / name) for name in names]
 
     def next_job(self, job: str) -> "JobFolder":
         """Where the next submission of ``job`` goes; nothing is created."""

@@ -42,8 +42,8 @@ class Starts:
 def starts(folder: JobFolder) -> Starts:
     """What the files in the logs of ``folder`` tell; nothing where there are none."""
     found = Starts()
-    began: dict[tuple[str, str], float] = {}
-    stopped: dict[tuple[str, str], float] = {}
+    began: dict[tuple[str, str], os.DirEntry[str]] = {}
+    stopped: dict[tuple[str, str], os.DirEntry[str]] = {}
     try:
         entries = list(os.scandir(folder.logs))
     except FileNotFoundError:
@@ -55,16 +55,17 @@ def starts(folder: JobFolder) -> Starts:
         word, job_id, restart = match.groups()
         if word == BEGAN:
             found.restarts[job_id] = max(found.restarts.get(job_id, 0), int(restart))
-            began[job_id, restart] = entry.stat().st_mtime
+            began[job_id, restart] = entry
         elif word == STOPPED:
-            stopped[job_id, restart] = entry.stat().st_mtime
+            stopped[job_id, restart] = entry
         elif word == UNASKED:
             found.unasked += 1
         elif word == GAVE_UP:
             found.gave_up.add(job_id)
     if stopped:
         early = _surely_early_s(folder)
-        found.preempted = sum(when - began.get(start, when) < early for start, when in stopped.items())
+        lasted = [end.stat().st_mtime - began.get(start, end).stat().st_mtime for start, end in stopped.items()]
+        found.preempted = sum(seconds < early for seconds in lasted)
         found.out_of_time = len(stopped) - found.preempted
     return found
 

@@ -77,8 +77,8 @@ class JobState:
 def own_word(folder: JobFolder, job_id: str) -> str | None:
     """The state of a job that runs no more, by the last event of its rank 0; None where that tells no end."""
     path = folder.events / f"{job_id}-0.jsonl"
-    kinds = [event["kind"] for event in last_events(path, _END) if event["kind"].startswith("task ")]
-    return {"task finished": "COMPLETED", "task failed": "FAILED"}.get(kinds[-1]) if kinds else None
+    last = last_events(path, _END, most=1, kind="task ")
+    return {"task finished": "COMPLETED", "task failed": "FAILED"}.get(last[0]["kind"]) if last else None
 
 
 def judged(

@@ -39,9 +39,9 @@ usage: mvdiff status [RUN] [--watch] [--json]
 RUN is a name below runs/, or the path of a run folder. Without it, or with a folder of runs, a line for every run: of
 its jobs the one that runs or waits, or else the newest. With it, every job submitted for the run; of training the
 newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of every result
-set the
-samples done, running, quarantined and missing, samples a second and time left, worker by worker, and its contact sheet.
-Reads the run folders and asks the queue once; works whether anything runs or not, with or without accounting.
+set the samples done, running, quarantined and missing, samples a second and time left, worker by worker, and its
+contact sheet. Reads the run folders and asks the queue once; works whether anything runs or not, with or without
+accounting.
 
 states
   queued     waits, with the queue's reason       held     waits until somebody releases it

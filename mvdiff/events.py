@@ -52,14 +52,22 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
         yield from _read(path)
 
 
-def last_events(path: Path, size: int) -> list[dict[str, Any]]:
-    """The whole events in the last ``size`` bytes of the log at ``path``; none where there is no log."""
+def last_events(path: Path, size: int, most: int = 0, kind: str = "") -> list[dict[str, Any]]:
+    """The whole events in the last ``size`` bytes of the log at ``path``; none where there is no log.
+
+    Args:
+        most: only the last so many lines; 0: all.
+        kind: only events whose kind begins so.
+    """
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            return list(_parsed(file.read().decode("utf-8", "replace")))
+            lines = file.read().rstrip(b"\n").split(b"\n")
     except FileNotFoundError:
         return []
+    sought = f'"kind": "{kind}'.encode()
+    chosen = [line for line in lines if sought in line][-most:]
+    return list(_parsed(b"\n".join(chosen).decode("utf-8", "replace")))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
