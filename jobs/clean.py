@@ -39,6 +39,9 @@ exit status
   0 listed or deleted, 2 the request was wrong"""
 
 
+_PICKLES = "submitit's pickles"
+
+
 @dataclass(frozen=True)
 class Leftover:
     """One file or folder that nothing needs any more."""
@@ -91,17 +94,26 @@ def clean(words: Sequence[str]) -> int:
         listed = [{"path": str(one.path), "what": one.what, "bytes": one.bytes} for one in found]
         print(json.dumps({"job": "clean", "deleted": asked.yes, "bytes": total, "leftovers": listed}))
         return 0
-    for one in found:
-        print(f"{size(one.bytes):>9}  {one.what:<20}  {short(one.path)}")
+    for (what, where), bytes_ in _gathered(found).items():
+        print(f"{size(bytes_):>9}  {what:<20}  {short(where)}")
     if seen.silent:
         print(f"{seen.silent}: nothing of jobs that it may know is listed")
     if not found:
         print("nothing to clean")
     elif asked.yes:
-        print(f"{size(total)} in {len(found)} places deleted")
+        print(f"{size(total)} deleted")
     else:
-        print(f"{size(total)} in {len(found)} places; delete them with --yes")
+        print(f"{size(total)} in all; delete it with --yes")
     return 0
+
+
+def _gathered(found: Sequence[Leftover]) -> dict[tuple[str, Path], int]:
+    """The bytes of each kind in each place; files of a kind count for the folder that they lie in."""
+    told: dict[tuple[str, Path], int] = {}
+    for one in found:
+        key = (one.what, one.path.parent / "*.pkl" if one.what == _PICKLES else one.path)
+        told[key] = told.get(key, 0) + one.bytes
+    return told
 
 
 def leftovers(run: Run, seen: Look) -> Iterator[Leftover]:
@@ -114,7 +126,7 @@ def leftovers(run: Run, seen: Look) -> Iterator[Leftover]:
         if folder.code.is_dir():
             yield _leftover(folder.code, "code of an ended job")
         for pickle in sorted(folder.logs.glob("*.pkl")):
-            yield _leftover(pickle, "submitit's pickle")
+            yield _leftover(pickle, _PICKLES)
     works = any(seen.may_live(folder) for folder in folders if folder.job == "generate")
     for set_ in result_sets(run):
         yield from _superseded(set_, works)

@@ -121,19 +121,24 @@ class RunState:
 
 
 def step_words(train: Status, job: JobState, now: float) -> str:
-    """Step, loss, speed, and how long it takes, beside the time limit."""
+    """Step and loss; of a job that runs also speed and time left."""
     told = f"step {train.step}/{train.steps}"
     if train.loss is not None:
         told += f", loss {train.loss:.4f}"
     if job.state != "running":
         return told
-    told += f", {train.samples_per_second:.1f} samples/s"
+    left = time_left(train, job, now)
+    return told + f", {train.samples_per_second:.1f} samples/s" + (f", {left}" if left else "")
+
+
+def time_left(train: Status, job: JobState, now: float) -> str:
+    """How long a training that runs takes, beside the time limit where that comes first; empty while nobody knows."""
     if train.eta_seconds is None:
+        return ""
+    told = f"{duration(train.eta_seconds)} left"
+    if job.ends is None or train.eta_seconds <= job.ends - now:
         return told
-    told += f", {duration(train.eta_seconds)} left"
-    if job.ends is not None and train.eta_seconds > job.ends - now:
-        told += f" (the time limit comes in {duration(max(0.0, job.ends - now))}: it goes on by itself)"
-    return told
+    return f"{told} (the time limit comes in {duration(max(0.0, job.ends - now))}: it goes on by itself)"
 
 
 def job_json(job: JobState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from jobs.runfolder import JobFolder
@@ -39,8 +40,11 @@ class Starts:
         return f"resumed {_times(back)}" + (f" ({why})" if why else "") if back else why
 
 
-def starts(folder: JobFolder) -> Starts:
-    """What the files in the logs of ``folder`` tell; nothing where there are none."""
+def starts(folder: JobFolder, waiting: Collection[str] = ()) -> Starts:
+    """What the files in the logs of ``folder`` tell; nothing where there are none.
+
+    A stop counts if the job has come back from it, or is ``waiting`` to: a cancelled one stops in the same way.
+    """
     found = Starts()
     began: dict[tuple[str, str], os.DirEntry[str]] = {}
     stopped: dict[tuple[str, str], os.DirEntry[str]] = {}
@@ -62,11 +66,16 @@ def starts(folder: JobFolder) -> Starts:
             found.unasked += 1
         elif word == GAVE_UP:
             found.gave_up.add(job_id)
-    if stopped:
+    came_back = {
+        (job_id, restart): end
+        for (job_id, restart), end in stopped.items()
+        if job_id in waiting or int(restart) < found.restarts.get(job_id, 0)
+    }
+    if came_back:
         early = _surely_early_s(folder)
-        lasted = [end.stat().st_mtime - began.get(start, end).stat().st_mtime for start, end in stopped.items()]
+        lasted = [end.stat().st_mtime - began.get(start, end).stat().st_mtime for start, end in came_back.items()]
         found.preempted = sum(seconds < early for seconds in lasted)
-        found.out_of_time = len(stopped) - found.preempted
+        found.out_of_time = len(lasted) - found.preempted
     return found
 
 

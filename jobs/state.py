@@ -13,6 +13,7 @@ from jobs.starts import Starts, starts
 from mvdiff.events import last_events
 from slurm.outlook import Standing
 from slurm.submission import Submission
+from slurm.words import BEGAN
 
 STALLED_S = 900.0
 """A job that runs and has left no sign for so long is called stalled: no event, no line in a log, no heartbeat."""
@@ -99,13 +100,13 @@ def judged(
     """
     if submission is None:
         return JobState(folder.path.name, "unsent")
-    known = starts(folder)
+    waiting = {id_: standings[id_] for id_ in submission.job_ids if id_ in standings and standings[id_].waits}
+    known = starts(folder, waiting)
     words = {id_: _word(folder, submission, id_, standings, known) for id_ in submission.job_ids}
     found = set(words.values())
     running = [
         standings[id_] for id_ in words if id_ in standings and not (standings[id_].ended or standings[id_].waits)
     ]
-    waiting = {id_: standings[id_] for id_ in words if id_ in standings and standings[id_].waits}
 
     def told(state: str, since: float | None, why: str | None = None, failure: Failure | None = None) -> JobState:
         ends = min((one.ends for one in running), default=math.inf)
@@ -120,7 +121,7 @@ def judged(
         latest = max((one for one in (touched, started) if one and math.isfinite(one)), default=now)
         if now - latest > STALLED_S:
             return told("stalled", latest, "no sign of work since then: see mvdiff logs, then mvdiff cancel and retry")
-        return told("running", _touched(folder, (), first=True) if math.isinf(started) else started)
+        return told("running", _began(folder) if math.isinf(started) else started)
     if waiting:
         id_, first = next(iter(waiting.items()))
         state = "held" if "held" in first.reason.lower() else "queued"
@@ -161,12 +162,17 @@ def _word(folder: JobFolder, submission: Submission, id_: str, standings: Mappin
     return standing.word
 
 
-def _touched(folder: JobFolder, signs: Sequence[Path], first: bool = False) -> float:
-    """When the job left its newest (``first``: oldest) sign; 0 where there is none."""
+def _began(folder: JobFolder) -> float:
+    """When the newest start of a job began that no queue knows of; 0 where none has yet."""
+    return max((word.stat().st_mtime for word in folder.logs.glob(f"{BEGAN}-*")), default=0.0)
+
+
+def _touched(folder: JobFolder, signs: Sequence[Path]) -> float:
+    """When the job left its newest sign; 0 where there is none."""
     times = []
     for place in (folder.events, folder.logs):
         if place.is_dir():
             names = (entry for entry in os.scandir(place) if entry.name.endswith((".jsonl", "_log.out")))
             times += [entry.stat().st_mtime for entry in names]
     times += [sign.stat().st_mtime for sign in signs if sign.exists()]
-    return (min if first else max)(times, default=0.0)
+    return max(times, default=0.0)

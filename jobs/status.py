@@ -15,8 +15,8 @@ from jobs.overview import (
     look_at,
     result_sets,
     runs_below,
-    step_words,
     survey,
+    time_left,
 )
 from jobs.parser import helped, named_run, parser
 from jobs.runfolder import JobFolder, Run, short
@@ -130,8 +130,8 @@ def _detail(run: Run) -> tuple[list[str], bool]:
     lines = []
     for state in states:
         ago = _ago(state, now)
-        told = f"{state.state}{f' for {ago}' if ago and state.alive else f', {ago} ago' if ago else ''}"
-        parts = [told, _ids(seen, run, state), state.why, state.members, state.starts.told]
+        told_of = f"{state.state}{f' for {ago}' if ago and state.alive else f', {ago} ago' if ago else ''}"
+        parts = [told_of, _ids(seen, run, state), state.why, state.members, state.starts.told]
         lines.append(f"{state.name:<16} {'; '.join(part for part in parts if part)}")
         if state.failure:
             lines.append(
@@ -141,9 +141,10 @@ def _detail(run: Run) -> tuple[list[str], bool]:
     training = _training(folders)
     if training:
         newest = next(state for state in reversed(states) if state.name.endswith("-train"))
-        if newest.state == "running":
-            lines.append(f"  {step_words(training, newest, now)}")
-        lines += [f"  {line}" for line in training.lines()]
+        told = training.lines()
+        if newest.state == "running" and training.steps:
+            told[0] = f"{told[0]}  {time_left(training, newest, now)}".rstrip()
+        lines += [f"  {line}" for line in told]
     for set_, found in _results(run).items():
         lines.append(f"results {set_.name}: {Plan.recipe_of(set_).described()}")
         lines += [f"  {line}" for line in found.lines()]

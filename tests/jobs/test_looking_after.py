@@ -149,10 +149,10 @@ def test_clean_lists_first_and_spares_what_is_used(here, answer):
     status, listed = answer("clean", "--json")
     assert status == 0 and listed["deleted"] is False
     kinds = {(Path(one["path"]).relative_to(old.path).parts[0], one["what"]) for one in listed["leftovers"]}
-    assert kinds == {("code", "code of an ended job"), ("logs", "submitit's pickle")}, "nothing of the run that works"
+    assert kinds == {("code", "code of an ended job"), ("logs", "submitit's pickles")}, "nothing of the run that works"
     assert listed["bytes"] == sum(one["bytes"] for one in listed["leftovers"]) > 100_000
     assert old.code.is_dir()
-    assert "delete them with --yes" in answer("clean", "old")[1]
+    assert "delete it with --yes" in answer("clean", "old")[1]
     assert answer("clean", "old", "--yes")[0] == 0
     assert not list(old.path.glob(".*")) and not old.code.exists() and not list(old.logs.glob("*.pkl"))
     assert live.code.is_dir() and list(live.logs.glob("*.pkl"))
