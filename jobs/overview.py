@@ -55,8 +55,7 @@ class Look:
         ids = submission.job_ids if submission else []
         if any(id_ in self.standings and not self.standings[id_].ended for id_ in ids):
             return True
-        unknown = self.silent and submission and submission.kind == "slurm"
-        return bool(unknown) and self.judge(folder).state != "done"
+        return submission is not None and self.judge(folder).state == "unknown"
 
 
 def look_at(runs: Sequence[Run]) -> Look:

@@ -1,7 +1,9 @@
 """Where a submission stands, in words: from the queue's answer and what lies in the job's folder."""
 
+import json
 import math
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +51,8 @@ class JobState:
     """NNN-JOB."""
     state: str
     """queued, held, running, suspended, stalled, done, failed, cancelled; gone: it ended without a word, and the queue
-    has forgotten it; unknown: the queue does not answer; unsent: it never came into a queue."""
+    has forgotten it; unknown: the queue does not answer, or another machine would know; unsent: it never came into a
+    queue."""
     words: dict[str, str] = field(default_factory=dict)
     """The queue's word for every job, or what the job's own files say where the queue has forgotten it."""
     since: float | None = None
@@ -129,6 +132,8 @@ def judged(
     ended = _touched(folder, ())
     if found <= {"COMPLETED"}:
         return told("done", ended)
+    if "UNKNOWN" in found and submission.kind != "slurm":
+        return told("unknown", None, f"it was started on {_host(folder)}: ask there")
     if silent and "UNKNOWN" in found:
         return told("unknown", None, silent)
     failed = [id_ for id_, word in words.items() if word not in ("COMPLETED", "CANCELLED", "UNKNOWN")]
@@ -157,9 +162,22 @@ def _word(folder: JobFolder, submission: Submission, id_: str, standings: Mappin
     standing = standings.get(id_)
     if standing is None or (submission.kind != "slurm" and standing.word == "COMPLETED"):
         gave_up = "FAILED" if id_ in known.gave_up else None
-        unfinished = "UNKNOWN" if submission.kind == "slurm" else "FAILED"
-        return own_word(folder, id_) or gave_up or unfinished
+        return own_word(folder, id_) or gave_up or _unfinished(folder, submission)
     return standing.word
+
+
+def _unfinished(folder: JobFolder, submission: Submission) -> str:
+    """The word for a job of which nobody says how it ended: of a local one only its own machine knows the processes."""
+    here = submission.kind != "slurm" and _host(folder) == platform.node()
+    return "FAILED" if here else "UNKNOWN"
+
+
+def _host(folder: JobFolder) -> str:
+    """The machine from which the job was started."""
+    try:
+        return str(json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return platform.node()
 
 
 def _began(folder: JobFolder) -> float:

@@ -48,7 +48,7 @@ states
   running    works, with step or samples, speed and time left beside the job's time limit
   stalled    runs, but has left no sign of work for 15 minutes
   done  failed (with the error of the process that failed first)  cancelled
-  suspended  by the queue                         unknown  the queue does not answer
+  suspended  by the queue                         unknown  the queue does not answer, or another machine would know
   gone       ended without a word, and the queue has forgotten it
   unsent     never came into a queue: the command was interrupted
 

@@ -10,6 +10,7 @@ import pytest
 from jobs.cli import main
 from jobs.runfolder import Run
 from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
+from tests.jobs.test_rights import modes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -40,7 +41,16 @@ def test_queued_held_running_cancelled(cluster, answer, tmp_path, monkeypatch, e
         return {one["run"]: one for one in told}
 
     assert (
-        answer(*synth("busy", 100_000, "cluster.workers=4", "cluster.cpus_per_task=8", "cluster.gpus_per_node=0"))[0]
+        answer(
+            *synth(
+                "busy",
+                100_000,
+                "cluster.workers=4",
+                "cluster.cpus_per_task=8",
+                "group_readable=true",
+                "cluster.gpus_per_node=0",
+            )
+        )[0]
         == 0
     )
     eventually(lambda: set(states()["busy"]["jobs"].values()) == {"RUNNING"}, 30)
@@ -73,6 +83,8 @@ def test_queued_held_running_cancelled(cluster, answer, tmp_path, monkeypatch, e
     eventually(lambda: states()["next"]["state"] == "done", 60)
     assert "nothing of next failed" in answer("retry", "next")[1]
     done = set((Run(tmp_path / "runs" / "busy").shards / "train").glob("*.h5"))
+    assert modes(tmp_path / "runs" / "next") == {True: {"700"}, False: {"600"}}, "what SLURM itself wrote included"
+    assert modes(tmp_path / "runs" / "busy") == {True: {"750"}, False: {"640"}}
     status, told = answer("retry", "busy", "--json")
     assert status == 0 and told["state"] == "submitted" and told["folder"].endswith("002-synth")
     assert answer("cancel", "busy")[0] == 0

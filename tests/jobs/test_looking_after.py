@@ -102,6 +102,20 @@ def test_cancel_ends_a_local_job_with_its_processes_and_nobody_elses(here, answe
     assert status == 2 and "001-synth is running" in told
 
 
+def test_a_local_job_of_another_machine_is_left_to_that_one(here, answer):
+    assert answer("synth", "run=lab", *SYNTH, "--wait")[0] == 0
+    folder = Run(here / "runs" / "lab").jobs()[0]
+    for log in folder.events.glob("*.jsonl"):
+        log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if "task finished" not in line))
+    assert answer("status", "--json")[1]["runs"][0]["state"] == "failed"
+    provenance = json.loads((folder.path / "provenance.json").read_text())
+    (folder.path / "provenance.json").write_text(json.dumps({**provenance, "host": "login2"}))
+    found = answer("status", "--json")[1]["runs"][0]
+    assert found["state"] == "unknown" and found["why"] == "it was started on login2: ask there"
+    assert answer("clean")[1] == "nothing to clean\n"
+    assert answer("retry", "lab")[0] == 2
+
+
 def test_a_job_that_ignores_the_request_is_killed(here, answer, monkeypatch):
     monkeypatch.setattr("slurm.cancellation.KILL_WAIT_S", 0.2)
     pid = answer("synth", "run=lab", *ENDLESS, "--json")[1]["job_ids"][0]
