@@ -161,8 +161,11 @@ def in_words(reason: str, job_id: str) -> str:
 def _word(folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts) -> str:
     standing = standings.get(id_)
     if standing is None or (submission.kind != "slurm" and standing.word == "COMPLETED"):
-        gave_up = "FAILED" if id_ in known.gave_up else None
-        return own_word(folder, id_) or gave_up or _unfinished(folder, submission)
+        if own := own_word(folder, id_):
+            return own
+        if known.cancelled & {id_, id_.partition("_")[0]}:
+            return "CANCELLED"
+        return "FAILED" if id_ in known.gave_up else _unfinished(folder, submission)
     return standing.word
 
 

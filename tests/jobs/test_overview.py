@@ -112,7 +112,7 @@ def test_a_thousand_runs_within_two_seconds_and_one_question(tmp_path, queue, mo
 
 def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
     root = tmp_path / "runs"
-    for name, last in (("well", "task finished"), ("ill", "task failed"), ("mute", None)):
+    for name, last in (("well", "task finished"), ("ill", "task failed"), ("mute", None), ("unwanted", None)):
         folder = submit(root, name, "train", ["7"])
         trained(folder, "7", 3)
         if last:
@@ -121,6 +121,8 @@ def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
     assert state_of(root, "ill").state == "failed"
     assert state_of(root, "ill").job.failure.error == "ValueError: no"
     assert state_of(root, "mute").state == "gone"
+    (root / "unwanted" / "jobs" / "001-train" / "logs" / "cancelled-7-0").touch()
+    assert state_of(root, "unwanted").state == "cancelled"
 
 
 def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queue):
