@@ -131,6 +131,10 @@ def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queu
     queue.falls_silent()
     found = state_of(root, "lab")
     assert found.state == "unknown" and "Unable to contact" in found.job.why
+    EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task failed", rank=0, job_id="7")
+    assert state_of(root, "lab").state == "unknown", "it may be on its way back"
+    EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task finished", rank=0, job_id="7")
+    assert state_of(root, "lab").state == "done"
 
 
 def test_a_job_without_a_sign_of_work_is_stalled(tmp_path, queue):
