@@ -1,6 +1,7 @@
 """`mvdiff cancel RUN`: end what a run has queued or running."""
 
 import json
+import os
 from collections.abc import Sequence
 
 from jobs.overview import look_at
@@ -39,6 +40,7 @@ def cancel(words: Sequence[str]) -> int:
     options.add_argument("--json", action="store_true")
     asked = options.parse_intermixed_args(words)
     run = named_run(asked.run)
+    os.umask(run.umask)
     folders = [named_job(run, asked.job)] if asked.job else run.jobs()
     seen = look_at([run])
     if seen.silent and any(seen.may_live(folder) for folder in folders):

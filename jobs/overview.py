@@ -55,7 +55,9 @@ class Look:
         ids = submission.job_ids if submission else []
         if any(id_ in self.standings and not self.standings[id_].ended for id_ in ids):
             return True
-        return submission is not None and self.judge(folder).state == "unknown"
+        if submission is None or (submission.kind == "slurm" and not self.silent):
+            return False
+        return self.judge(folder).state == "unknown"
 
 
 def look_at(runs: Sequence[Run]) -> Look:

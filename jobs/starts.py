@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from jobs.runfolder import JobFolder
 from slurm.cluster import LEAD_S
-from slurm.words import BEGAN, GAVE_UP, REQUEUE_ASKED, STOPPED, UNASKED
+from slurm.words import BEGAN, CANCELLED, GAVE_UP, REQUEUE_ASKED, STOPPED, UNASKED
 
-_WORD = re.compile(rf"({BEGAN}|{STOPPED}|{REQUEUE_ASKED}|{GAVE_UP}|{UNASKED})-(\d+(?:_\d+)?)-(\d+)")
+_WORD = re.compile(rf"({BEGAN}|{STOPPED}|{REQUEUE_ASKED}|{GAVE_UP}|{UNASKED}|{CANCELLED})-(\d+(?:_\d+)?)-(\d+)")
 _TIME_LIMIT = re.compile(r"^  time_min: (\d+)$", re.MULTILINE)
 _LEAD = re.compile(r"^  signal_lead_s: (\d+)$", re.MULTILINE)
 _EARLY_S = 90.0
@@ -30,6 +30,8 @@ class Starts:
     """How often one ended without having been told to."""
     gave_up: set[str] = field(default_factory=set)
     """The jobs that another start would not help."""
+    cancelled: set[str] = field(default_factory=set)
+    """The jobs, or whole arrays, that mvdiff cancel has ended."""
 
     @property
     def told(self) -> str:
@@ -66,6 +68,8 @@ def starts(folder: JobFolder, waiting: Collection[str] = ()) -> Starts:
             found.unasked += 1
         elif word == GAVE_UP:
             found.gave_up.add(job_id)
+        elif word == CANCELLED:
+            found.cancelled.add(job_id)
     came_back = {
         (job_id, restart): end
         for (job_id, restart), end in stopped.items()

@@ -105,7 +105,7 @@ def judged(
         return JobState(folder.path.name, "unsent")
     waiting = {id_: standings[id_] for id_ in submission.job_ids if id_ in standings and standings[id_].waits}
     known = starts(folder, waiting)
-    words = {id_: _word(folder, submission, id_, standings, known) for id_ in submission.job_ids}
+    words = {id_: _word(folder, submission, id_, standings, known, bool(silent)) for id_ in submission.job_ids}
     found = set(words.values())
     running = [
         standings[id_] for id_ in words if id_ in standings and not (standings[id_].ended or standings[id_].waits)
@@ -158,11 +158,18 @@ def in_words(reason: str, job_id: str) -> str:
     return reason if key not in ("", "None") else "just submitted"
 
 
-def _word(folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts) -> str:
+def _word(
+    folder: JobFolder, submission: Submission, id_: str, standings: Mapping[str, Standing], known: Starts, silent: bool
+) -> str:
     standing = standings.get(id_)
     if standing is None or (submission.kind != "slurm" and standing.word == "COMPLETED"):
-        gave_up = "FAILED" if id_ in known.gave_up else None
-        return own_word(folder, id_) or gave_up or _unfinished(folder, submission)
+        own = own_word(folder, id_)
+        # what failed may be on its way back while the queue does not say
+        if own and (own == "COMPLETED" or not silent or submission.kind != "slurm"):
+            return own
+        if known.cancelled & {id_, id_.partition("_")[0]}:
+            return "CANCELLED"
+        return "FAILED" if id_ in known.gave_up else _unfinished(folder, submission)
     return standing.word
 
 

@@ -22,10 +22,13 @@ def cancel_jobs(submission: Submission, job_ids: Sequence[str]) -> None:
     Raises:
         RequestError: the queue does not do it.
     """
-    if submission.kind == "slurm":
-        cancel(_short(submission, job_ids))
-        return
     logs = Path(submission.logs)
+    if submission.kind == "slurm":
+        names = _short(submission, job_ids)
+        cancel(names)
+        for name in names:
+            Words(logs, name, 0).say(CANCELLED)
+        return
     for id_ in job_ids:
         Words(logs, id_, 0).say(CANCELLED)
         _signal(id_, logs, signal.SIGTERM, group=False)

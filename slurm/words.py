@@ -12,7 +12,8 @@ REQUEUE_ASKED = "requeue-asked"
 GAVE_UP = "gave-up"
 """A process ended in a way that another start would repeat; the file holds why."""
 CANCELLED = "cancelled"
-"""Its owner has cancelled a local job, which a queue would know of one of its own; said of the first start for all."""
+"""Its owner has cancelled the job, or the array of that id; said of the first start for all. A local one ends by it, of
+others it is known when the queue has forgotten them."""
 UNASKED = "unasked"
 """This start ended although nobody had asked for it."""
 

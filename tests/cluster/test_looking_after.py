@@ -9,6 +9,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.runfolder import Run
+from slurm.outlook import recall
 from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
 from tests.jobs.test_rights import modes
 
@@ -72,6 +73,8 @@ def test_queued_held_running_cancelled(cluster, answer, tmp_path, monkeypatch, e
     assert status == 2 and "mvdiff cancel busy" in told
     assert answer("cancel", "busy", "--json")[1]["cancelled"].keys() == {"001-synth"}
     eventually(lambda: states()["busy"]["state"] == "cancelled", 60)
+    root = answer("status", "busy", "--json")[1]["states"][0]["jobs"].popitem()[0].partition("_")[0]
+    assert (tmp_path / "runs" / "busy" / "jobs" / "001-synth" / "logs" / f"cancelled-{root}-0").exists()
     assert "nothing of busy runs or waits" in answer("cancel", "busy")[1]
 
     for node in ("n1", "n2", "n3", "n4"):
@@ -126,3 +129,14 @@ def test_preempted_killed_and_failed_training(cluster, answer, tmp_path, monkeyp
     status, told = answer("logs", "lab", "--failed", "--json")
     assert status == 0 and told["lines"] and told["error"] == failed["failure"]["error"]
     assert "failed first" in answer("status", "lab")[1]
+
+
+def test_what_the_queue_forgets_the_accounting_recalls(accounting_cluster, eventually):
+    words = ["sbatch", "--parsable", "--output=/dev/null"]
+    ended = [
+        subprocess.run([*words, f"--wrap=exit {code}"], capture_output=True, text=True, check=True).stdout.strip()
+        for code in (0, 3)
+    ]
+    assert eventually(lambda: len(told := recall(ended)) == 2 and told, 60)
+    assert [recall(ended)[id_].word for id_ in ended] == ["COMPLETED", "FAILED"]
+    assert recall(["999999"]) == {}

@@ -112,7 +112,7 @@ def test_a_thousand_runs_within_two_seconds_and_one_question(tmp_path, queue, mo
 
 def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
     root = tmp_path / "runs"
-    for name, last in (("well", "task finished"), ("ill", "task failed"), ("mute", None)):
+    for name, last in (("well", "task finished"), ("ill", "task failed"), ("mute", None), ("unwanted", None)):
         folder = submit(root, name, "train", ["7"])
         trained(folder, "7", 3)
         if last:
@@ -121,6 +121,8 @@ def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
     assert state_of(root, "ill").state == "failed"
     assert state_of(root, "ill").job.failure.error == "ValueError: no"
     assert state_of(root, "mute").state == "gone"
+    (root / "unwanted" / "jobs" / "001-train" / "logs" / "cancelled-7-0").touch()
+    assert state_of(root, "unwanted").state == "cancelled"
 
 
 def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queue):
@@ -129,6 +131,10 @@ def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queu
     queue.falls_silent()
     found = state_of(root, "lab")
     assert found.state == "unknown" and "Unable to contact" in found.job.why
+    EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task failed", rank=0, job_id="7")
+    assert state_of(root, "lab").state == "unknown", "it may be on its way back"
+    EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task finished", rank=0, job_id="7")
+    assert state_of(root, "lab").state == "done"
 
 
 def test_a_job_without_a_sign_of_work_is_stalled(tmp_path, queue):
