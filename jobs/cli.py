@@ -24,6 +24,10 @@ SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
 """Keys of a job that options stand for: ``--reference-view 0,2`` is ``generate.reference_view=0,2``."""
 
 
+MEMORY = {"model", "train", "generate", "card", "measure"}
+"""Keys of ``mvdiff doctor`` that ask for a model's memory."""
+
+
 class _UntilClosed(io.TextIOBase):
     """Standard output whose reader may leave (``| head``): the command goes on, and its exit status stays true."""
 
@@ -165,6 +169,14 @@ def _repair(words: list[str]) -> int:
 
 
 def _doctor(words: list[str]) -> int:
+    if _about_a_cluster(words) and "--keys" not in words:
+        from jobs import canaries
+
+        if {"-h", "--help"} & set(words):
+            print(canaries.page())
+            return 0
+        parsed = _parsed("doctor", words, "--json")
+        return canaries.canaries(parsed.overrides, parsed.json)
     if _explained("doctor", words):
         return 0
     parsed = _parsed("doctor", words, "--json")
@@ -176,6 +188,13 @@ def _doctor(words: list[str]) -> int:
         return doctor(parsed.overrides, parsed.json)
     except JobFailed as error:
         return _failed("doctor", error, parsed.json)
+
+
+def _about_a_cluster(words: list[str]) -> bool:
+    """Whether the words of ``mvdiff doctor`` ask about a cluster, and not about a model's memory."""
+    keys = {word.partition("=")[0].partition(".")[0] for word in words if "=" in word}
+    chosen = [word.partition("=")[2] for word in words if word.startswith("cluster=")]
+    return bool(chosen) and chosen[-1] not in ("here", "local") and not keys & MEMORY
 
 
 def _failed(name: str, error: Exception, as_json: bool) -> int:

@@ -177,6 +177,11 @@ def page(job: str) -> str:
     return "\n".join(lines)
 
 
+def own_keys(job: str) -> list[str]:
+    """The keys of ``job``'s own file as help lines."""
+    return _keys(CONFIGS / f"{job}.yaml")
+
+
 def keys(job: str, words: Sequence[str] = ()) -> str:
     """What ``mvdiff JOB --keys`` prints: every key of the job's groups, its default and its meaning.
 

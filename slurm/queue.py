@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from slurm.command import run
 from slurm.errors import RequestError
@@ -88,6 +89,25 @@ def accounted(job_ids: list[str]) -> dict[str, str]:
     return {name: re.split(r"[ +]", state)[0] for name, state in rows}
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A job that waits in the queue."""
+
+    since: float
+    """When it was submitted, or went back, in seconds since 1970."""
+    why: str
+    """SLURM's reason: Priority, Resources, ..."""
+
+
+def pending(job_ids: list[str]) -> dict[str, Pending]:
+    """Those of the jobs that wait, by id; of an array, by the id before the _."""
+    if not job_ids:
+        return {}
+    output = run("squeue", "--noheader", "--states=PENDING", f"--jobs={','.join(job_ids)}", "--format=%F|%V|%r")
+    rows = (line.strip().split("|") for line in output.splitlines())
+    return {job_id: Pending(moment(since), why) for job_id, since, why in rows}
+
+
 def partitions() -> list[str]:
     """Names of the partitions this user sees."""
     return sorted({line.strip().rstrip("*") for line in run("sinfo", "--noheader", "--format=%P").splitlines()})
@@ -108,6 +128,20 @@ def nodes(partition: str | None) -> dict[str, bool]:
 def host_names(listed: str) -> list[str]:
     """The names in a list as SLURM writes them: n[1-3],n7."""
     return run("scontrol", "show", "hostnames", listed).split()
+
+
+def host_list(names: list[str]) -> str:
+    """The names as SLURM writes lists: n[1-3],n7."""
+    return run("scontrol", "show", "hostlistsorted", ",".join(names)).strip()
+
+
+def cpus(node: str) -> int:
+    """How many CPUs of a node SLURM gives to jobs."""
+    shown = run("scontrol", "show", "node", "--oneliner", node)
+    found = re.search(r"\bCPUEfctv=(\d+)", shown) or re.search(r"\bCPUTot=(\d+)", shown)
+    if found is None:
+        raise RequestError(f"scontrol does not say how many CPUs node {node} has", f"see scontrol show node {node}")
+    return int(found.group(1))
 
 
 def largest_array() -> int:
