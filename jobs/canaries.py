@@ -28,8 +28,8 @@ usage: mvdiff doctor cluster=SITE [key=value ...] [--json]
 Sends canaries, jobs of 1 to 15 minutes, to the cluster that configs/cluster/SITE.yaml describes, the same way as
 every job: same options, environment and signals. They show whether the warning signal comes, in every rank, and when;
 whether a job comes back; preemption; arrays; SLURM's commands, Python, GPUs, clocks and the shared folder on the nodes;
-and how fast nodes exchange gradients. One line a finding says that it is well or what to change. Interrupted, or with canaries
-that still wait in the queue, the same command goes on with those sent. Without cluster=, or with model= and
+and how fast nodes exchange gradients. One line a finding says that it is well or what to change. Interrupted, or with
+canaries that still wait in the queue, the same command goes on with those sent. Without cluster=, or with model= and
 what belongs to it, mvdiff doctor tells a model's memory instead: mvdiff doctor --help.
 
 keys
