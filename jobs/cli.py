@@ -10,16 +10,21 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import mvdiff
 from jobs import JOBS, manual
 from mvdiff.errors import Hopeless, InputError
 from slurm.errors import RequestError
 
+if TYPE_CHECKING:
+    from jobs.launch import Request
+
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 WITH_PATH = ("verify", "export")
 LOOKING_AFTER = ("status", "logs", "cancel", "retry", "show", "clean")
+CHAINED = tuple(name for name in JOBS if name not in WITH_PATH)
+OF_THE_CHAIN = ("--dry-run", "--wait", "--json")
 SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
 """Keys of a job that options stand for: ``--reference-view 0,2`` is ``generate.reference_view=0,2``."""
 
@@ -81,6 +86,8 @@ def _run(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command == "verify" and "--repair" in rest and not {"-h", "--help"} & set(rest):
         return _repair(rest)
+    if command in JOBS and "then" in rest:
+        return _chain(words)
     if command in JOBS:
         return _job(command, rest)
     if command == "demo":
@@ -135,6 +142,18 @@ def _parsed(name: str, words: list[str], *flags: str) -> argparse.Namespace:
 def _job(name: str, words: list[str]) -> int:
     if _explained(name, words):
         return 0
+
+    from jobs.job import JobFailed
+    from jobs.launch import launch
+
+    request = _request(name, words)
+    try:
+        return launch(request)
+    except JobFailed as error:
+        return _failed(name, error, request.as_json)
+
+
+def _request(name: str, words: list[str]) -> "Request":
     parsed = _parsed(name, words, "--dry-run", "--wait", "--json")
     overrides = list(parsed.overrides)
     if name in WITH_PATH and overrides and "=" not in overrides[0]:
@@ -142,13 +161,36 @@ def _job(name: str, words: list[str]) -> int:
     given = vars(parsed)
     overrides += [f"{key}={given[key]}" for key in SHORTHANDS.get(name, ()) if given[key] is not None]
 
+    from jobs.launch import Request
+
+    return Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json)
+
+
+def _chain(words: list[str]) -> int:
+    """Jobs separated by the word ``then``; an option stands for all of them, wherever it is given."""
+    options = [word for word in words if word in OF_THE_CHAIN]
+    parts: list[list[str]] = [[]]
+    for word in (word for word in words if word not in OF_THE_CHAIN):
+        if word == "then":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    for part in parts:
+        if not part or part[0] not in CHAINED:
+            raise InputError(
+                f"{part[0] if part else 'nothing'!r} is no job of a chain",
+                f"say mvdiff JOB ... then JOB ..., each of {', '.join(CHAINED)}",
+            )
+        if _explained(part[0], part[1:]):
+            return 0
+
+    from jobs.chain import chain
     from jobs.job import JobFailed
-    from jobs.launch import Request, launch
 
     try:
-        return launch(Request(name, overrides, parsed.dry_run, parsed.wait, parsed.json))
+        return chain([_request(part[0], [*part[1:], *options]) for part in parts])
     except JobFailed as error:
-        return _failed(name, error, parsed.json)
+        return _failed("chain", error, "--json" in options)
 
 
 def _repair(words: list[str]) -> int:

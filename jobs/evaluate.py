@@ -1,6 +1,7 @@
 """`mvdiff evaluate`: score generated views against the truth."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from jobs.compose import settings
 from jobs.job import Context
 from jobs.runfolder import Run, short
-from jobs.shards import check_shards
+from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
 from mvdiff.evaluate.settings import EvaluateSettings
 from mvdiff.generate.plan import SET_FILE
@@ -37,6 +38,14 @@ def check(config: DictConfig, run: Run | None) -> None:
     if config.train_data is not None:
         config.train_data = str(Path(config.train_data).expanduser().absolute())
         ShardIndex.scan(Path(config.train_data))
+
+
+def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
+    """Settings and truth, and results where no job ahead makes them."""
+    settings(EvaluateSettings, config.evaluate, "evaluate")
+    check_coming(config.data, coming)
+    if config.results is None and run.results not in coming:
+        _last_planned(run)
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:

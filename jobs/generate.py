@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from jobs.compose import settings
 from jobs.job import Context, JobFailed
 from jobs.runfolder import Run
-from jobs.shards import check_readable, tell_left_out
+from jobs.shards import check_coming, check_readable, tell_left_out
 from mvdiff.errors import InputError
 from mvdiff.generate.asked import Asked
 from mvdiff.generate.hosts import bad_hosts
@@ -63,15 +63,7 @@ def check(config: DictConfig, run: Run | None) -> None:
     for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = getattr(model, key)
-    views = reference_views(config.generate.reference_view)
-    config.generate.reference_view = views[0] if len(views) == 1 else list(views)
-    chosen = _settings(config, views[0])
-    filters(chosen.codec)
-    if chosen.threads > config.cluster.cpus_per_task:
-        raise InputError(
-            f"generate.threads={chosen.threads} is more than cluster.cpus_per_task={config.cluster.cpus_per_task}",
-            "give both the same number",
-        )
+    chosen, views = _checked_settings(config)
     timesteps = stored_timesteps(Path(config.checkpoint))
     if not 1 <= config.generate.steps <= timesteps:
         raise InputError(f"generate.steps={config.generate.steps} does not fit", f"give 1 to {timesteps}")
@@ -81,8 +73,6 @@ def check(config: DictConfig, run: Run | None) -> None:
             "choose generate.sampler=ddim for a model whose schedule ends in pure noise",
         )
     model.refuse_turned_tile(max(views) > 0, f"generate.reference_view={max(views)}")
-    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
-        raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
     if config.data.path is None:
         _refuse_unplanned(config, run)
         return
@@ -95,6 +85,39 @@ def check(config: DictConfig, run: Run | None) -> None:
             "give data of that rig, or a checkpoint trained on this one",
         )
     tell_left_out(index, _checked.unknown)
+
+
+def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
+    """Settings, and what is there of checkpoint and shards."""
+    asked = config.copy()
+    # What is null the checkpoint will say.
+    for key, stand_in in (("sampler", "ddim"), ("steps", 1), ("guidance", 1.0)):
+        if asked.generate[key] is None:
+            asked.generate[key] = stand_in
+    _checked_settings(asked)
+    if config.checkpoint not in (None, "best", "newest"):
+        given = Path(config.checkpoint).expanduser().absolute()
+        if not any(given.is_relative_to(folder) for folder in coming):
+            _checkpoint(asked, run)
+    elif run.checkpoints not in coming:
+        _checkpoint(asked, run)
+    check_coming(config.data, coming)
+
+
+def _checked_settings(config: DictConfig) -> tuple[GenerateSettings, tuple[int, ...]]:
+    """The settings of the first reference view, and all of these views, as ``config`` then lists them."""
+    views = reference_views(config.generate.reference_view)
+    config.generate.reference_view = views[0] if len(views) == 1 else list(views)
+    chosen = _settings(config, views[0])
+    filters(chosen.codec)
+    if chosen.threads > config.cluster.cpus_per_task:
+        raise InputError(
+            f"generate.threads={chosen.threads} is more than cluster.cpus_per_task={config.cluster.cpus_per_task}",
+            "give both the same number",
+        )
+    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
+        raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")
+    return chosen, views
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:

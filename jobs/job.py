@@ -1,9 +1,13 @@
 """What every job module offers, and what it is given when it runs."""
 
+import fcntl
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from omegaconf import DictConfig
@@ -50,6 +54,9 @@ class Job(Protocol):
     ``Hopeless`` error; without it a job may end unasked ``slurm.requeue.TRIES`` times.
     ``CLAIMS_WORK = True`` says of an array that its workers claim what is to be done as they go, so that any of them
     do all of it; without it the queue takes either as many workers as asked for or none.
+    ``check_ahead(config, run, coming)`` is ``check`` for a job that is queued behind others, which will write the
+    folders ``coming``; without it nothing but the cluster is looked at. ``settle(config, run)`` then is ``check`` on
+    the node, when those have been written; without it ``check`` is called there.
     """
 
     ARRAY: bool
@@ -90,6 +97,48 @@ def bad_nodes(module: Job, config: DictConfig, run: Run) -> dict[str, str]:
 def claims_work(module: Job) -> bool:
     """Whether fewer workers of ``module`` than asked for do the same work."""
     return bool(getattr(module, "CLAIMS_WORK", False))
+
+
+def check_ahead(module: Job, config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
+    """Look at what the job ``module`` needs and jobs ahead of it will not write.
+
+    Raises:
+        InputError: the job could not succeed.
+    """
+    check: Callable[[DictConfig, Run, Sequence[Path]], None] | None = getattr(module, "check_ahead", None)
+    if check:
+        check(config, run, coming)
+
+
+def settle(module: Job, folder: JobFolder) -> str | None:
+    """Check and prepare on the node what could not be before its input was there; as ``prepare`` answers.
+
+    Workers that start together do so one after the other, and the first one's findings count for all.
+
+    Raises:
+        InputError: the job cannot succeed.
+    """
+    with _alone(folder.path):
+        if not folder.unsettled:
+            return None
+        config = folder.config()
+        check: Callable[[DictConfig, Run], None] = getattr(module, "settle", module.check)
+        check(config, folder.run)
+        nothing_left = module.prepare(config, folder.run)
+        folder.settle(config)
+        return nothing_left
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # On a file system without locks all of them settle it, to the same end.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def tries(module: Job) -> int | None:

@@ -47,12 +47,12 @@ def launch(request: Request) -> int:
     os.umask(PRIVATE)
     config = composed(request.name, request.words)
     cluster = settings(Cluster, config.cluster, "cluster")
-    run = _run(config, cluster)
+    run = run_of(config, cluster)
     module = job(request.name)
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
-    submitter = _submitter(request, module, config, folder, cluster) if folder else None
+    submitter = submitter_of(request, module, config, folder, cluster) if folder else None
     queue_answers = not request.dry_run or shutil.which("sbatch") is not None
     if submitter and queue_answers:
         submitter.check(workers)
@@ -68,14 +68,14 @@ def launch(request: Request) -> int:
         _tell_closed(request, run)
     nothing_left = module.prepare(config, run)
     if nothing_left:
-        _say(request, f"{request.name}: {nothing_left}")
+        say(request, f"{request.name}: {nothing_left}")
         return _finish(request, answer, module, config, run)
     if cluster.kind == "here" or folder is None or submitter is None:
         return _work_here(request, answer, module, config, folder)
     if workers is not None:
         workers = config.cluster.workers = min(workers, module.useful_workers(config, folder.run))
-    folder = _created(request, module, config, folder)
-    submitter = _submitter(request, module, config, folder, submitter.cluster)
+    folder = created(request, module, config, folder)
+    submitter = submitter_of(request, module, config, folder, submitter.cluster)
     try:
         submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
     except RequestError:
@@ -83,7 +83,7 @@ def launch(request: Request) -> int:
         raise
     folder.remember(submission)
     where = "on this machine" if cluster.kind == "local" else "in the queue"
-    _say(request, f"{request.name}: job {submission.shown} {where}, logs in {short(folder.logs)}")
+    say(request, f"{request.name}: job {submission.shown} {where}, logs in {short(folder.logs)}")
     answer |= {"job_ids": submission.job_ids, "folder": str(folder.path)}
     if not request.wait:
         return _print_answer(request, {**answer, "state": "submitted"}, 0)
@@ -121,11 +121,11 @@ class _Reserve:
             return submission
         grown = replace(submission, job_ids=[*submission.job_ids, *more.job_ids])
         folder.remember(grown)
-        _say(self._request, f"{self._request.name}: job {more.shown} joins, now that there is room for it")
+        say(self._request, f"{self._request.name}: job {more.shown} joins, now that there is room for it")
         return grown
 
 
-def _submitter(request: Request, module: Job, config: DictConfig, folder: JobFolder, cluster: Cluster) -> Submitter:
+def submitter_of(request: Request, module: Job, config: DictConfig, folder: JobFolder, cluster: Cluster) -> Submitter:
     return Submitter(
         cluster,
         f"{folder.run.name}-{request.name}",
@@ -133,11 +133,11 @@ def _submitter(request: Request, module: Job, config: DictConfig, folder: JobFol
         folder.code,
         cluster.lead_s(warning_s(module, config, folder.run)),
         tries(module),
-        lambda line: _say(request, f"{request.name}: {line}"),
+        lambda line: say(request, f"{request.name}: {line}"),
     )
 
 
-def _created(request: Request, module: Job, config: DictConfig, folder: JobFolder) -> JobFolder:
+def created(request: Request, module: Job, config: DictConfig, folder: JobFolder) -> JobFolder:
     """``folder``, made; or the next one where another command made it first and the work may be shared with that."""
     while True:
         try:
@@ -159,17 +159,17 @@ def _off_bad_nodes(
     if not left_out:
         return submitter
     cluster = replace(submitter.cluster, exclude=excluding(submitter.cluster, left_out))
-    avoiding = _submitter(request, module, config, folder, cluster)
+    avoiding = submitter_of(request, module, config, folder, cluster)
     try:
         avoiding.check(workers)
     except RequestError:
         return submitter
     config.cluster.exclude = cluster.exclude
-    _say(request, f"{request.name}: left out: {', '.join(f'node {node} ({bad[node]})' for node in left_out)}")
+    say(request, f"{request.name}: left out: {', '.join(f'node {node} ({bad[node]})' for node in left_out)}")
     return avoiding
 
 
-def _run(config: DictConfig, cluster: Cluster) -> Run | None:
+def run_of(config: DictConfig, cluster: Cluster) -> Run | None:
     if config.run is None:
         if cluster.kind != "here":
             raise InputError("run is not set, and a queued job needs a run folder", "add run=NAME")
@@ -181,7 +181,7 @@ def _tell_closed(request: Request, run: Run) -> None:
     """The group cannot come through a folder of runs that is closed to it."""
     above = run.path.parent
     if run.umask == SHARED and above.exists() and not above.stat().st_mode & stat.S_IXGRP:
-        _say(request, f"{request.name}: {short(above)} is closed to the group: chmod g+x {short(above)}")
+        say(request, f"{request.name}: {short(above)} is closed to the group: chmod g+x {short(above)}")
 
 
 def _work_here(
@@ -191,7 +191,7 @@ def _work_here(
         if folder is None:
             module.work(config, Context(None, None, here(), 0, 1, lambda: False, None))
         else:
-            folder = _created(request, module, config, folder)
+            folder = created(request, module, config, folder)
             with handlers_kept():
                 Task(folder.path)(0)
     return _finish(request, answer, module, config, folder.run if folder else None)
@@ -200,7 +200,7 @@ def _work_here(
 def _finish(request: Request, answer: dict[str, Any], module: Job, config: DictConfig, run: Run | None) -> int:
     figures = module.figures(config, run)
     for name, value in figures.items():
-        _say(request, f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+        say(request, f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     return _print_answer(request, {**answer, **figures}, 0)
 
 
@@ -210,5 +210,5 @@ def _print_answer(request: Request, answer: dict[str, Any], status: int) -> int:
     return status
 
 
-def _say(request: Request, line: str) -> None:
+def say(request: Request, line: str) -> None:
     print(line, file=sys.stderr if request.as_json or request.dry_run else sys.stdout, flush=True)

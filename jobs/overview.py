@@ -42,7 +42,7 @@ class Look:
         """Where the submission of ``folder`` stands."""
         signs = [set_ / LEASES for set_ in result_sets(folder.run)] if folder.job == "generate" else []
         state = judged(folder, self.submissions[folder.path], self.standings, self.silent, signs, self.now)
-        if folder.job == "generate" and state.state in ("failed", "gone", "cancelled"):
+        if folder.job == "generate" and state.state in ("failed", "gone", "cancelled") and not folder.unsettled:
             counts = newest_tally(folder.run)
             if counts and counts.finished:
                 # its workers share the work: whoever failed, others have done it

@@ -26,6 +26,7 @@ from slurm.trust import refuse_foreign
 
 PACKAGES = ("mvdiff", "slurm", "jobs", "configs")
 RECORDED = ("torch", "diffusers", "accelerate", "submitit", "hydra-core", "h5py", "numpy", "transformers")
+_SETTLED, _AFTER = "settled.yaml", "after.json"
 _JOB = re.compile(r"\d{3}-.")
 _NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
@@ -97,10 +98,10 @@ class Run:
             return []
         return [JobFolder(self, self.path / "jobs" / name) for name in names]
 
-    def next_job(self, job: str) -> "JobFolder":
-        """Where the next submission of ``job`` goes; nothing is created."""
+    def next_job(self, job: str, ahead: int = 0) -> "JobFolder":
+        """Where the next submission of ``job`` goes, after ``ahead`` other ones; nothing is created."""
         numbers = [int(folder.path.name[:3]) for folder in self.jobs()]
-        return JobFolder(self, self.path / "jobs" / f"{max(numbers, default=0) + 1:03d}-{job}")
+        return JobFolder(self, self.path / "jobs" / f"{max(numbers, default=0) + 1 + ahead:03d}-{job}")
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,31 @@ class JobFolder:
                 folder.rmdir()
 
     def config(self) -> DictConfig:
-        """The resolved configuration this job was submitted with."""
-        loaded = OmegaConf.load(self.path / "config.yaml")
+        """The resolved configuration this job was submitted with, or what has been settled of it since."""
+        settled = self.path / _SETTLED
+        loaded = OmegaConf.load(settled if settled.exists() else self.path / "config.yaml")
         assert isinstance(loaded, DictConfig)
         return loaded
+
+    def follow(self, folders: Sequence["JobFolder"]) -> None:
+        """Write down that the job begins once those of ``folders`` have ended well: it is settled then, not before."""
+        write_json(self.path / _AFTER, {"after": [str(folder.path) for folder in folders]})
+
+    def follows(self) -> list[str]:
+        """Names (NNN-JOB) of the jobs that must have ended well before this one begins."""
+        try:
+            return [Path(path).name for path in json.loads((self.path / _AFTER).read_text())["after"]]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the job was queued before its input was there, and none of its workers has looked at that yet."""
+        return (self.path / _AFTER).exists() and not (self.path / _SETTLED).exists()
+
+    def settle(self, config: DictConfig) -> None:
+        """Write down what the job's first worker has found out, for all that start later."""
+        write_text(self.path / _SETTLED, OmegaConf.to_yaml(config))
 
     def remember(self, submission: Submission) -> None:
         """Write down what the queue answered."""

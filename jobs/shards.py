@@ -35,6 +35,13 @@ def check_readable(data: DictConfig, chosen: Sequence[str] | None) -> ShardIndex
     return index
 
 
+def check_coming(data: DictConfig, coming: Sequence[Path]) -> None:
+    """As ``check_shards``, unless a job that runs before will write ``data.path``, below one of ``coming``."""
+    path = _path(data)
+    if not any(path.is_relative_to(folder) for folder in coming):
+        check_shards(data)
+
+
 def tell_left_out(index: ShardIndex, unknown: Sequence[str]) -> None:
     """Name on standard error the shards that ``index`` lacks, and the asked ids that none of its shards holds."""
     whys = list(index.unreadable.values())

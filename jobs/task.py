@@ -12,7 +12,7 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from jobs.job import Context, job, tries
+from jobs.job import Context, job, settle, tries
 from jobs.runfolder import JobFolder, Run
 from mvdiff.errors import Hopeless
 from mvdiff.events import EventLog
@@ -74,7 +74,10 @@ class Task:
             come_back(place, folder.logs, stop.signal, wait=False)
         try:
             with Watchdog(place, words, deadline, tries(module), overdue):
-                outcome = module.work(config, context)
+                nothing_left = settle(module, folder) if folder.unsettled else None
+                if nothing_left:
+                    print(nothing_left, flush=True)
+                outcome = "done" if nothing_left else module.work(folder.config(), context)
         except (Hopeless, RequestError) as error:
             # a full disk must not keep the last word back
             with suppress(OSError):

@@ -1,6 +1,7 @@
 """`mvdiff train`: fine-tune the multi-view model on shards."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from jobs.compose import settings
 from jobs.job import Context
 from jobs.runfolder import Run
-from jobs.shards import check_shards
+from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
 from mvdiff.model.pretrained import find
@@ -32,6 +33,24 @@ COUNTS_STARTS = True
 def check(config: DictConfig, run: Run | None) -> None:
     """Settings, shards, and that the run is not training already."""
     assert run is not None
+    settle(config, run)
+    _refuse_twice(run)
+
+
+def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
+    """Settings, weights, those shards that are there, and that the run is not training already."""
+    model = settings(ModelSettings, config.model, "model")
+    settings(TrainSettings, config.train, "train").share(_ranks(config))
+    if model.starts_from_weights and not any(
+        Path(config.model.pretrained).expanduser().absolute().is_relative_to(folder) for folder in coming
+    ):
+        config.model.pretrained = str(_whole(find(config.model.pretrained)))
+    check_coming(config.data, coming)
+    _refuse_twice(run)
+
+
+def settle(config: DictConfig, run: Run) -> None:
+    """Settings and shards; what ``check`` looks at, but for other jobs of the run."""
     model = settings(ModelSettings, config.model, "model")
     training = settings(TrainSettings, config.train, "train")
     newest = CheckpointStore(run.checkpoints).newest_good()
@@ -43,8 +62,7 @@ def check(config: DictConfig, run: Run | None) -> None:
             if newest is None or needs_origin(training, model):
                 raise
         model = settings(ModelSettings, config.model, "model")
-    cluster = config.cluster
-    training.share(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
+    training.share(_ranks(config))
     sources = _checked_sources(config, run, training)
     refuse_unfit(training, model, sources)
     refuse_misfit(model, sources)
@@ -52,6 +70,14 @@ def check(config: DictConfig, run: Run | None) -> None:
     asked = describe(training, model, sources, newest)
     if newest is not None:
         refuse_another(newest, asked)
+
+
+def _ranks(config: DictConfig) -> int:
+    cluster = config.cluster
+    return int(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
+
+
+def _refuse_twice(run: Run) -> None:
     for folder in run.jobs():
         if folder.job == "train" and folder.is_alive():
             raise InputError(

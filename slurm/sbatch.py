@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +32,21 @@ def try_out(script: str) -> None:
             raise
 
 
-def hand_over(script: Path, tell: Callable[[str], None], unless: type[Unanswered] | None = None) -> str:
+def following(job_ids: Sequence[str]) -> list[str]:
+    """Options of sbatch for a job that begins once the jobs ``job_ids`` have ended well, and is cancelled if one has not.
+
+    A requeued job keeps its id and has not ended.
+    """
+    roots = dict.fromkeys(id_.partition("_")[0] for id_ in job_ids)
+    return [f"--dependency=afterok:{':'.join(roots)}", "--kill-on-invalid-dep=yes"] if roots else []
+
+
+def hand_over(
+    script: Path,
+    tell: Callable[[str], None],
+    unless: type[Unanswered] | None = None,
+    options: Sequence[str] = (),
+) -> str:
     """Queue the batch script ``script``, whose path no other job may bear, and return its job id.
 
     An sbatch that got no answer may have been heard all the same. So before it is sent again the queue is searched for
@@ -41,6 +55,7 @@ def hand_over(script: Path, tell: Callable[[str], None], unless: type[Unanswered
 
     Args:
         tell, unless: as for ``persevere``.
+        options: further ones of sbatch.
 
     Raises:
         RequestError: as for ``persevere``.
@@ -52,7 +67,7 @@ def hand_over(script: Path, tell: Callable[[str], None], unless: type[Unanswered
         if attempts and (queued := _queued(script)):
             return queued[0]
         attempts += 1
-        answer = run("sbatch", "--parsable", str(script), timeout_s=ANSWER_S, utc=False)
+        answer = run("sbatch", "--parsable", *options, str(script), timeout_s=ANSWER_S, utc=False)
         # Sites wrap sbatch in programs that print more.
         ids = re.findall(r"^(?:Submitted batch job )?(\d+)(?:;\S*)?$", answer, re.MULTILINE) or _queued(script)
         if not ids:

@@ -17,7 +17,7 @@ from slurm.local import LocalExecutor
 from slurm.patience import persevere
 from slurm.queue import largest_array, partitions
 from slurm.requeue import TRIES
-from slurm.sbatch import cancel, hand_over, try_out
+from slurm.sbatch import cancel, following, hand_over, try_out
 from slurm.script import BatchScript
 from slurm.submission import Submission
 
@@ -48,6 +48,7 @@ class Submitter:
         self.cluster, self.name, self.logs, self.code = cluster, name, logs, code
         self._lead_s, self._tries, self._tell = lead_s, tries, tell
         self._largest: int | None = None
+        self._after: list[str] = []
         self._tight = False
         """Whether the queue has refused an array for its size: then it is asked before each one is sent."""
 
@@ -105,7 +106,13 @@ class Submitter:
         return True
 
     def submit(
-        self, call: Callable[..., Any], workers: int | None, *, first: int = 0, fewer: bool = False
+        self,
+        call: Callable[..., Any],
+        workers: int | None,
+        *,
+        first: int = 0,
+        fewer: bool = False,
+        after: Sequence[str] = (),
     ) -> Submission:
         """Queue ``call()`` once, or ``call(i)`` for ``workers`` values of i from ``first`` on.
 
@@ -114,10 +121,12 @@ class Submitter:
 
         Args:
             fewer: whether fewer workers do the same work. If not, all are queued or none.
+            after: jobs of SLURM that must have ended well before; the job is cancelled where one has not.
 
         Raises:
             RequestError: the queue took nothing, or less than is of use; then nothing stays in it.
         """
+        self._after = following(after)
         calls = [()] if workers is None else [(first + k,) for k in range(workers)]
         if self.cluster.kind == "local":
             job_ids = self._start_here(call, calls)
@@ -175,7 +184,7 @@ class Submitter:
         script = self.logs / f"{uuid.uuid4().hex}_submission.sh"
         script.write_text(self._script.text(members), encoding="utf-8")
         try:
-            job_id = hand_over(script, self._tell, unless)
+            job_id = hand_over(script, self._tell, unless, self._after)
         except RequestError:
             script.unlink()
             raise

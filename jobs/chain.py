@@ -1,0 +1,247 @@
+"""`mvdiff JOB ... then JOB ...`: several jobs in one command, each begun once the one before has ended well."""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from jobs.compose import composed, settings
+from jobs.job import Job, JobFailed, check_ahead, claims_work, job
+from jobs.launch import Request, created, launch, run_of, say, submitter_of
+from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
+from jobs.task import Task
+from jobs.watch import finished, first_error, watch
+from mvdiff.errors import InputError
+from slurm.cluster import Cluster
+from slurm.errors import RequestError
+from slurm.sbatch import cancel, following
+from slurm.submission import Submission, states
+from slurm.submitter import Submitter
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One job of a chain, checked."""
+
+    request: Request
+    module: Job
+    config: DictConfig
+    cluster: Cluster
+    run: Run
+    ahead: int
+    """How many jobs of the chain come before it in its run."""
+
+    @property
+    def workers(self) -> int | None:
+        return self.cluster.workers if self.module.ARRAY else None
+
+    def folder(self, ahead: int = 0) -> JobFolder:
+        return self.run.next_job(self.request.name, ahead)
+
+    def submitter(self, folder: JobFolder) -> Submitter:
+        return submitter_of(self.request, self.module, self.config, folder, self.cluster)
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """One job of a chain, in the queue."""
+
+    link: _Link
+    folder: JobFolder
+    submission: Submission
+
+
+def chain(requests: Sequence[Request]) -> int:
+    """Check all jobs, then queue all of them, and wait for the last if asked; returns the exit status.
+
+    A job that finds nothing left to do is passed over. Where there is no queue, the jobs run one after the other.
+
+    Raises:
+        InputError, RequestError: a request was wrong, or the queue takes one of the jobs not; then none stays in it.
+        JobFailed: the outcome of one is bad.
+    """
+    os.umask(PRIVATE)
+    links = _links(requests)
+    slurm = links[0].cluster.kind == "slurm"
+    queue_answers = slurm and (not requests[0].dry_run or shutil.which("sbatch") is not None)
+    submitters = [link.submitter(link.folder(link.ahead)) for link in links]
+    if queue_answers:
+        for link, submitter in zip(links, submitters, strict=True):
+            submitter.check(link.workers)
+    for link in links[1:]:
+        check_ahead(link.module, link.config, link.run, _coming(links, link))
+    links[0].module.check(links[0].config, links[0].run)
+    if requests[0].dry_run:
+        return _shown(links, submitters)
+    return _queue(links) if slurm else _one_after_the_other(requests)
+
+
+def _links(requests: Sequence[Request]) -> list[_Link]:
+    links: list[_Link] = []
+    for request in requests:
+        config = composed(request.name, request.words)
+        cluster = settings(Cluster, config.cluster, "cluster")
+        if links and cluster.kind != links[0].cluster.kind:
+            raise InputError(
+                f"{request.name} would run with cluster.kind={cluster.kind}, the job before it with "
+                f"{links[0].cluster.kind}",
+                "say the same cluster= for every job of a chain",
+            )
+        if config.run is None:
+            raise InputError(f"run is not set for {request.name}", "add run=NAME to every job of a chain")
+        run = run_of(config, cluster)
+        assert run is not None
+        ahead = sum(link.run == run for link in links)
+        links.append(_Link(request, job(request.name), config, cluster, run, ahead))
+    return links
+
+
+def _coming(links: Sequence[_Link], of: _Link) -> list[Path]:
+    """Folders that the jobs before ``of`` write."""
+    written = {"synth": "shards", "pack": "shards", "train": "checkpoints", "generate": "results", "evaluate": "report"}
+    before = links[: links.index(of)]
+    return [getattr(link.run, written[link.request.name]) for link in before]
+
+
+def _shown(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
+    jobs = []
+    for position, (link, submitter) in enumerate(zip(links, submitters, strict=True)):
+        options = following([f"<{links[position - 1].request.name}>"]) if position else []
+        slurm = link.cluster.kind == "slurm"
+        jobs.append(
+            {"job": link.request.name, "run": link.run.name, "script": submitter.script(link.workers)}
+            | ({"options": options} if slurm else {})
+        )
+        if not link.request.as_json:
+            with_options = f" sbatch {' '.join(options)}" if options and slurm else ""
+            print(f"# {link.request.name} of run {link.run.name}:{with_options}".rstrip(":"))
+            print(jobs[-1]["script"])
+    if links[0].request.as_json:
+        print(json.dumps({"job": "chain", "state": "dry-run", "jobs": jobs}))
+    return 0
+
+
+def _queue(links: Sequence[_Link]) -> int:
+    queued: list[_Queued] = []
+    done: list[dict[str, Any]] = []
+    try:
+        for link in links:
+            share(link.run, link.config.group_readable)
+            if not queued:
+                if done:
+                    link.module.check(link.config, link.run)
+                nothing_left = link.module.prepare(link.config, link.run)
+                if nothing_left:
+                    say(link.request, f"{link.request.name}: {nothing_left}")
+                    done.append({"job": link.request.name, "run": link.run.name, "state": "done"})
+                    continue
+            queued.append(_submitted(link, queued[-1] if queued else None))
+    except (InputError, RequestError):
+        cancel(sorted({id_.partition("_")[0] for one in queued for id_ in one.submission.job_ids}))
+        for one in queued:
+            one.folder.discard()
+        raise
+    answer: dict[str, Any] = {"job": "chain", "state": "submitted" if queued else "done"}
+    answer["jobs"] = done + [_json(one, "submitted") for one in queued]
+    if queued and links[0].request.wait:
+        return _waited(queued, answer, done)
+    return _answered(links[0].request, answer, 0)
+
+
+def _submitted(link: _Link, before: _Queued | None) -> _Queued:
+    workers = link.workers
+    if workers is not None and before is None:
+        workers = link.config.cluster.workers = min(workers, link.module.useful_workers(link.config, link.run))
+    folder = created(link.request, link.module, link.config, link.folder())
+    try:
+        if before:
+            folder.follow([before.folder])
+        submission = link.submitter(folder).submit(
+            Task(folder.path),
+            workers,
+            fewer=claims_work(link.module),
+            after=before.submission.job_ids if before else (),
+        )
+    except RequestError:
+        folder.discard()
+        raise
+    folder.remember(submission)
+    follows = f" after job {before.submission.shown}" if before else ""
+    say(
+        link.request, f"{link.request.name}: job {submission.shown} in the queue{follows}, logs in {short(folder.logs)}"
+    )
+    return _Queued(link, folder, submission)
+
+
+def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[dict[str, Any]]) -> int:
+    """Stay until the last job has ended, which is soon where one before it fails."""
+    request = queued[0].link.request
+    for one in queued:
+        watch(one.link.request.name, one.submission, lambda submission, alive: submission)
+        if not finished(one.folder, one.submission) and not _completed(one.submission):
+            name = one.link.request.name
+            error = f"{name}: {first_error(one.folder, one.submission)}"
+            later = [late.link.request.name for late in queued[queued.index(one) + 1 :]]
+            cannot = f"; {', '.join(later)} cannot begin" if later else ""
+            print(f"mvdiff {error}{cannot}", file=sys.stderr)
+            ended = [_json(early, "done") for early in queued[: queued.index(one)]]
+            cancelled = [_json(late, "cancelled") for late in queued[queued.index(one) + 1 :]]
+            answer["jobs"] = [*done, *ended, _json(one, "failed"), *cancelled]
+            return _answered(request, {**answer, "state": "failed", "error": error}, 1)
+    last = queued[-1]
+    figures = last.link.module.figures(last.folder.config(), last.link.run)
+    for key, value in figures.items():
+        say(request, f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}")
+    answer["jobs"] = [*done, *(_json(one, "done") for one in queued)]
+    return _answered(request, {**answer, "state": "done", **figures}, 0)
+
+
+def _completed(submission: Submission) -> bool:
+    return {state.word for state in states(submission).values()} == {"COMPLETED"}
+
+
+def _one_after_the_other(requests: Sequence[Request]) -> int:
+    """Each job in turn, to its end."""
+    answers: list[dict[str, Any]] = []
+    for position, request in enumerate(requests):
+        printed = io.StringIO()
+        waiting = Request(request.name, request.words, wait=True, as_json=request.as_json)
+        try:
+            with redirect_stdout(printed if request.as_json else sys.stdout):
+                status = launch(waiting)
+        except JobFailed as error:
+            print(f"mvdiff {request.name}: {error}", file=sys.stderr)
+            status = 1
+            printed = io.StringIO(json.dumps({"job": request.name, "state": "failed", "error": str(error)}))
+        if request.as_json:
+            answers.append(json.loads(printed.getvalue()))
+        if status:
+            later = [late.name for late in requests[position + 1 :]]
+            if later:
+                print(f"mvdiff: {', '.join(later)} not started, since {request.name} failed", file=sys.stderr)
+            return _answered(request, {"job": "chain", "state": "failed", "jobs": answers}, status)
+    return _answered(requests[0], {"job": "chain", "state": "done", "jobs": answers}, 0)
+
+
+def _json(one: _Queued, state: str) -> dict[str, Any]:
+    return {
+        "job": one.link.request.name,
+        "run": one.link.run.name,
+        "state": state,
+        "job_ids": one.submission.job_ids,
+        "folder": str(one.folder.path),
+    }
+
+
+def _answered(request: Request, answer: dict[str, Any], status: int) -> int:
+    if request.as_json:
+        print(json.dumps(answer))
+    return status
