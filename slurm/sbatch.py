@@ -33,7 +33,7 @@ def try_out(script: str) -> None:
 
 
 def following(job_ids: Sequence[str]) -> list[str]:
-    """Options of sbatch for a job that begins once the jobs ``job_ids`` have ended well, and is cancelled if one has not.
+    """Options of sbatch for a job that begins once the jobs ``job_ids`` have ended well; cancelled if one has not.
 
     A requeued job keeps its id and has not ended.
     """
