@@ -70,7 +70,9 @@ def controller_runs(pid: str, logs: Path) -> bool:
     try:
         process = Path(f"/proc/{pid}")
         zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        words = (process / "cmdline").read_bytes().split(b"\0")
-        return not zombie and b"slurm.local" in words and os.fsencode(logs) in words
+        line = (process / "cmdline").read_bytes()
+        words = line.split(b"\0")
+        # A process has no command line for a moment between its start and that of its program.
+        return not zombie and (not line or (b"slurm.local" in words and os.fsencode(logs) in words))
     except (FileNotFoundError, ProcessLookupError):
         return False
