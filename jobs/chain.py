@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from jobs.compose import composed, settings
 from jobs.job import Job, JobFailed, check_ahead, claims_work, job
 from jobs.launch import Request, created, launch, run_of, say, submitter_of
+from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
@@ -73,12 +75,20 @@ def chain(requests: Sequence[Request]) -> int:
     slurm = links[0].cluster.kind == "slurm"
     queue_answers = slurm and (not requests[0].dry_run or shutil.which("sbatch") is not None)
     submitters = [link.submitter(link.folder(link.ahead)) for link in links]
-    if queue_answers:
-        for link, submitter in zip(links, submitters, strict=True):
-            submitter.check(link.workers)
-    for link in links[1:]:
-        check_ahead(link.module, link.config, link.run, _coming(links, link))
-    links[0].module.check(links[0].config, links[0].run)
+    findings = Findings()
+    for link, submitter in zip(links, submitters, strict=True):
+        if queue_answers:
+            findings.look(partial(submitter.check, link.workers))
+        if link is links[0]:
+            findings.look(partial(link.module.check, link.config, link.run))
+        else:
+            findings.look(partial(check_ahead, link.module, link.config, link.run, _coming(links, link)))
+        look_around(
+            findings, link.request.name, link.config, link.cluster, link.run, from_node=not link.request.dry_run
+        )
+    findings.refuse()
+    for link in links if slurm else ():
+        tell_remarks(link.request.name, link.config, link.cluster, link.run)
     if requests[0].dry_run:
         return _shown(links, submitters)
     return _queue(links) if slurm else _one_after_the_other(requests)

@@ -59,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(words: list[str]) -> int:
+    refused: Exception | None = None
     try:
         return _run(words)
     except (InputError, RequestError) as error:
-        told = str(error)
+        refused, told = error, str(error)
     except UnicodeEncodeError as error:
         told = f"{error.object!r} is not UTF-8: give the path another name"
     except OSError as error:
@@ -70,9 +71,12 @@ def _told(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("mvdiff: interrupted; a job that was already submitted goes on", file=sys.stderr)
         return 130
-    print(f"mvdiff: {' '.join(told.split())}", file=sys.stderr)
+    lines = list(map(str, getattr(refused, "errors", []))) or [told]
+    for line in lines:
+        print(f"mvdiff: {' '.join(line.split())}", file=sys.stderr)
     if "--json" in words:
-        print(json.dumps({"state": "refused", "error": told}))
+        more = {"errors": lines} if len(lines) > 1 else {}
+        print(json.dumps({"state": "refused", "error": told, **more}))
     return 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from jobs.compose import settings
 from jobs.job import Context
+from jobs.preflight import Findings
 from jobs.runfolder import Run, short
 from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
@@ -23,10 +25,13 @@ ARRAY = False
 def check(config: DictConfig, run: Run | None) -> None:
     """Results, truth, and the training split where there is one."""
     assert run is not None
-    settings(EvaluateSettings, config.evaluate, "evaluate")
-    truth = check_shards(config.data)
+    findings = Findings()
+    findings.look(partial(settings, EvaluateSettings, config.evaluate, "evaluate"))
+    truth = findings.look(partial(check_shards, config.data))
     if config.results is None:
-        config.results = str(_last_planned(run))
+        config.results = findings.look(lambda: str(_last_planned(run)))
+    findings.refuse()
+    assert truth is not None
     store = ResultStore(Path(config.results).expanduser().absolute())
     config.results = str(store.path)
     if not any(sample_id in store for sample_id in truth.ids):

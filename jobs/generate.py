@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from jobs.compose import settings
 from jobs.job import Context, JobFailed
+from jobs.preflight import Findings
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_readable, tell_left_out
 from mvdiff.errors import InputError
@@ -58,7 +59,14 @@ def check(config: DictConfig, run: Run | None) -> None:
     """A good checkpoint, and shards taken with its rig."""
     global _checked
     assert run is not None
-    config.checkpoint = str(_checkpoint(config, run))
+    findings = Findings()
+    found = findings.look(lambda: _checkpoint(config, run))
+    if found is None:
+        findings.look(lambda: _checked_settings(_stood_in(config)))
+        if config.data.path is not None:
+            findings.look(partial(_inputs, config))
+        findings.refuse()
+    config.checkpoint = str(found)
     model = stored_settings(Path(config.checkpoint))
     for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
@@ -89,11 +97,7 @@ def check(config: DictConfig, run: Run | None) -> None:
 
 def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
     """Settings, and what is there of checkpoint and shards."""
-    asked = config.copy()
-    # What is null the checkpoint will say.
-    for key, stand_in in (("sampler", "ddim"), ("steps", 1), ("guidance", 1.0)):
-        if asked.generate[key] is None:
-            asked.generate[key] = stand_in
+    asked = _stood_in(config)
     _checked_settings(asked)
     if config.checkpoint not in (None, "best", "newest"):
         given = Path(config.checkpoint).expanduser().absolute()
@@ -102,6 +106,15 @@ def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
     elif run.checkpoints not in coming:
         _checkpoint(asked, run)
     check_coming(config.data, coming)
+
+
+def _stood_in(config: DictConfig) -> DictConfig:
+    """A copy with something valid for what is null, and which only the checkpoint can say."""
+    asked = config.copy()
+    for key, stand_in in (("sampler", "ddim"), ("steps", 1), ("guidance", 1.0)):
+        if asked.generate[key] is None:
+            asked.generate[key] = stand_in
+    return asked
 
 
 def _checked_settings(config: DictConfig) -> tuple[GenerateSettings, tuple[int, ...]]:

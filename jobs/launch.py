@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, settings
 from jobs.job import Context, Job, bad_nodes, claims_work, job, tries, warning_s
+from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, SHARED, JobFolder, Run, Taken, share, short
 from jobs.task import Task
 from jobs.watch import finished, first_error, watch
@@ -54,9 +56,13 @@ def launch(request: Request) -> int:
     folder = run.next_job(request.name) if run else None
     submitter = submitter_of(request, module, config, folder, cluster) if folder else None
     queue_answers = not request.dry_run or shutil.which("sbatch") is not None
+    findings = Findings()
     if submitter and queue_answers:
-        submitter.check(workers)
-    module.check(config, run)
+        findings.look(partial(submitter.check, workers))
+    findings.look(partial(module.check, config, run))
+    look_around(findings, request.name, config, cluster, run, from_node=not request.dry_run)
+    findings.refuse()
+    tell_remarks(request.name, config, cluster, run)
     if folder and submitter and queue_answers and cluster.kind == "slurm":
         submitter = _off_bad_nodes(request, module, config, folder, submitter, workers)
     if request.dry_run:

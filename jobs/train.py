@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from jobs.compose import settings
 from jobs.job import Context
+from jobs.preflight import Findings
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
@@ -51,25 +53,39 @@ def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
 
 def settle(config: DictConfig, run: Run) -> None:
     """Settings and shards; what ``check`` looks at, but for other jobs of the run."""
-    model = settings(ModelSettings, config.model, "model")
-    training = settings(TrainSettings, config.train, "train")
+    findings = Findings()
     newest = CheckpointStore(run.checkpoints).newest_good()
-    if model.starts_from_weights:
-        try:
-            config.model.pretrained = str(_whole(find(config.model.pretrained)))
-        except InputError:
-            # a run whose checkpoints hold all that it goes on from outlives the weights it began with
-            if newest is None or needs_origin(training, model):
-                raise
-        model = settings(ModelSettings, config.model, "model")
-    training.share(_ranks(config))
-    sources = _checked_sources(config, run, training)
+    training = findings.look(partial(settings, TrainSettings, config.train, "train"))
+    model = findings.look(lambda: _model(config, training, newest))
+    if training is None:
+        findings.look(partial(check_shards, config.data))
+        findings.refuse()
+    assert training is not None
+    findings.look(partial(training.share, _ranks(config)))
+    sources = findings.look(partial(_checked_sources, config, run, training))
+    findings.refuse()
+    assert model is not None
+    assert sources is not None
     refuse_unfit(training, model, sources)
     refuse_misfit(model, sources)
     training = training.sized(len(sources.training))
     asked = describe(training, model, sources, newest)
     if newest is not None:
         refuse_another(newest, asked)
+
+
+def _model(config: DictConfig, training: TrainSettings | None, newest: Path | None) -> ModelSettings:
+    """Its settings, and the weights it starts from found, which ``config`` names by their path then."""
+    model = settings(ModelSettings, config.model, "model")
+    if model.starts_from_weights:
+        try:
+            config.model.pretrained = str(_whole(find(config.model.pretrained)))
+        except InputError:
+            # a run whose checkpoints hold all that it goes on from outlives the weights it began with
+            if newest is None or training is None or needs_origin(training, model):
+                raise
+        model = settings(ModelSettings, config.model, "model")
+    return model
 
 
 def _ranks(config: DictConfig) -> int:

@@ -24,7 +24,7 @@ def lab(tmp_path, monkeypatch, capsys) -> Run:
 def words(*of_training: str) -> list[str]:
     return [
         "train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.batch=4", "train.steps=4", *SMALL, *LOW,
-        "cluster.gpus_per_node=1", *of_training,
+        "cluster.gpus_per_node=1", "check_on_node=true", *of_training,
         "then", "generate", "run=lab", "data=runs/lab/shards/heldout", "generate.slice=2", "generate.batch=1",
         "generate.steps=2", *LOW, "cluster.gpus_per_node=0", "cluster.workers=2",
         "then", "evaluate", "run=lab", "data=runs/lab/shards/heldout", *LOW, "cluster.gpus_per_node=0", "--json",
@@ -57,7 +57,7 @@ def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, capsys, 
     assert answer["state"] == "submitted"
     eventually(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout, 40)
     assert main(["status", "lab", "--json"]) == 0
-    states = {one["name"]: one for one in json.loads(capsys.readouterr().out)["states"]}
+    states = {one["job"]: one for one in json.loads(capsys.readouterr().out)["states"]}
     assert states["002-train"]["state"] == "failed"
     for name, before in (("003-generate", "002-train"), ("004-evaluate", "003-generate")):
         assert states[name]["state"] == "cancelled"

@@ -1,0 +1,62 @@
+"""Before anything is queued all that is wrong is told at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.preflight import of_one_machine
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+server@tcp:/scratch /scratch lustre rw 0 0
+tmpfs /home/ann/fast tmpfs rw 0 0
+"""
+
+
+def refused(words: list[str], capsys) -> list[str]:
+    assert main(words) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_settings_weights_and_data_are_refused_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = refused(
+        ["train", "run=a", "data=nowhere", "model=zero123plus-v1.2", "model.pretrained=no/weights",
+         "train.batch=5", "cluster.tasks_per_node=2"], capsys,
+    )  # fmt: skip
+    assert len(told) == 3, told
+    for word in ("no/weights", "train.batch", "nowhere"):
+        assert sum(word in line for line in told) == 1, (word, told)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_checkpoint_does_not_hide_wrong_settings_and_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = refused(["generate", "run=a", "data=nowhere", "limit=0"], capsys)
+    assert len(told) == 3, told
+    assert main(["generate", "run=a", "data=nowhere", "limit=0", "--json"]) == 2
+    assert len(json.loads(capsys.readouterr().out)["errors"]) == 3
+
+
+def test_every_job_of_a_chain_is_looked_at(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = refused(
+        ["synth", "run=a", "samples=12", "size=64", "held_out=4",
+         "then", "train", "run=a", "data=runs/a/shards/train", "train.batch=0",
+         "then", "generate", "run=a", "data=elsewhere"], capsys,
+    )  # fmt: skip
+    assert len(told) == 2, told
+    assert "train.batch" in told[0]
+    assert "elsewhere" in told[1]
+    assert not (tmp_path / "runs").exists(), "the first job did not run"
+
+
+@pytest.mark.parametrize(
+    ("path", "alone"),
+    [("/data/mice", True), ("/home/ann", False), ("/home/ann/fast/x", True), ("/scratch/x", False), ("/tmp/x", True)],
+)
+def test_file_systems_of_one_machine(path, alone):
+    assert of_one_machine(Path(path), MOUNTS) is alone
