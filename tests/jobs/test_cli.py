@@ -73,7 +73,6 @@ def test_unknown_command(capsys):
         (["synth", "run=x", "seed=99999999999999999999"], ["seed"]),
         (["synth", "run=x", "held_out=nan"], ["held_out"]),
         (["train", "run=x", "data=y", "cluster.tasks_per_node=-1"], ["cluster.tasks_per_node=-1"]),
-        (["train", "run=x", "data=y", "model.new.patch=0"], ["model.new.patch=0"]),
         (["train", "run=x", "data=y", "cluster=here", "cluster.tasks_per_node=2"], ["cluster=local"]),
         (["train", "run=x", "data=y", "--fast"], ["--fast"]),
         (["train", "run=x", "data=y", "oops"], ["'oops'", "key=value"]),

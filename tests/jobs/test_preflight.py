@@ -33,6 +33,13 @@ def test_settings_weights_and_data_are_refused_together(tmp_path, monkeypatch, c
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_wrong_model_does_not_hide_missing_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, data = refused(["train", "run=x", "data=y", "model.new.patch=0"], capsys)
+    assert "model.new.patch=0" in model
+    assert "y does not exist" in data
+
+
 def test_a_missing_checkpoint_does_not_hide_wrong_settings_and_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     told = refused(["generate", "run=a", "data=nowhere", "limit=0"], capsys)
