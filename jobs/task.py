@@ -75,9 +75,12 @@ class Task:
         try:
             with Watchdog(place, words, deadline, tries(module), overdue):
                 nothing_left = settle(module, folder) if folder.unsettled else None
-                if nothing_left:
+                # Ranks of one another must all go the same way, and only the first to settle is told.
+                if nothing_left and place.world_size == 1:
                     print(nothing_left, flush=True)
-                outcome = "done" if nothing_left else module.work(folder.config(), context)
+                    outcome = "done"
+                else:
+                    outcome = module.work(folder.config(), context)
         except (Hopeless, RequestError) as error:
             # a full disk must not keep the last word back
             with suppress(OSError):
