@@ -98,8 +98,8 @@ def _run(words: list[str]) -> int:
         from jobs.demo import demo
 
         return demo(rest)
-    if command == "doctor":
-        return _doctor(rest)
+    if command in ("doctor", "bench"):
+        return _asked(command, rest)
     if command in LOOKING_AFTER:
         return _look_after(command, rest)
     if command == "testbed":
@@ -214,8 +214,8 @@ def _repair(words: list[str]) -> int:
         return _failed("verify", error, parsed.json)
 
 
-def _doctor(words: list[str]) -> int:
-    if _about_a_cluster(words) and "--keys" not in words:
+def _asked(command: str, words: list[str]) -> int:
+    if command == "doctor" and _about_a_cluster(words) and "--keys" not in words:
         from jobs import canaries
 
         if {"-h", "--help"} & set(words):
@@ -223,17 +223,18 @@ def _doctor(words: list[str]) -> int:
             return 0
         parsed = _parsed("doctor", words, "--json")
         return canaries.canaries(parsed.overrides, parsed.json)
-    if _explained("doctor", words):
+    if _explained(command, words):
         return 0
-    parsed = _parsed("doctor", words, "--json")
+    parsed = _parsed(command, words, "--json")
 
-    from jobs.doctor import doctor
+    from importlib import import_module
+
     from jobs.job import JobFailed
 
     try:
-        return doctor(parsed.overrides, parsed.json)
+        return getattr(import_module(f"jobs.{command}"), command)(parsed.overrides, parsed.json)
     except JobFailed as error:
-        return _failed("doctor", error, parsed.json)
+        return _failed(command, error, parsed.json)
 
 
 def _about_a_cluster(words: list[str]) -> bool:

@@ -32,6 +32,7 @@ SUMMARIES = {
     "show": "with which settings, code and words a run's job was made",
     "clean": "leftovers of runs, listed first and deleted only when told to",
     "doctor": "how many parameters a model has, and whether it fits a GPU",
+    "bench": "how fast this machine trains, generates, feeds, saves and scales",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",
     "testbed": "a SLURM of four virtual nodes on this one machine, for trying and testing",
 }
@@ -58,6 +59,9 @@ DESCRIPTIONS = {
     "doctor": "Counts parameters and estimates the peak of GPU memory, of a training step and of generation, for the "
     "settings that train and generate would be given. Needs no weights, data or GPU, and does not look at what "
     "model.pretrained says. Says which train.micro_batch fits card=.",
+    "bench": "Answers one question, train, generate, data, checkpoint or scaling, by measuring with random weights and "
+    "pictures of noise: samples/s, TFLOP/s, their share of a matrix product measured in the same process (mfu), memory, "
+    "and the share of each stage. FLOPs are counted, not guessed. Needs neither weights nor data.",
 }
 
 EXAMPLES = {
@@ -80,6 +84,11 @@ EXAMPLES = {
         "mvdiff verify runs/mice/results --repair cluster=slurm cluster.workers=8",
     ],
     "export": ["mvdiff export runs/mice/results format=png out=pictures"],
+    "bench": [
+        "mvdiff bench train train.micro_batch=16 train.compile=true",
+        "mvdiff bench generate generate.mixed_precision=bf16 generate.batch=16 generate.compile=true bench.peer=true",
+        "mvdiff bench train model=tiny train=default --json",
+    ],
     "doctor": [
         "mvdiff doctor model=zero123plus-v1.2 card=a100-40gb train.gradient_checkpointing=true",
         "mvdiff doctor model=zero123plus-v1.2-tile train.trainable=lora card=24 generate.batch=2",
@@ -94,6 +103,7 @@ SETTINGS = {
     "train.validation": "mvdiff/train/settings.py:ValidationSettings",
     "generate": "mvdiff/generate/settings.py:GenerateSettings",
     "evaluate": "mvdiff/evaluate/settings.py:EvaluateSettings",
+    "bench": "mvdiff/bench/settings.py:BenchSettings",
     "cluster": "slurm/cluster.py:Cluster",
 }
 """Where the meaning of a group's keys stands, or of those below a key: in the docstrings of the dataclass that these

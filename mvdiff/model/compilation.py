@@ -50,23 +50,26 @@ class Compilation:
         return f"{self.graphs} graphs ready in {self.seconds:.0f} s{waited}, {self.cached} from the cache {self.folder}"
 
 
-def refuse_compiling(device: torch.device) -> None:
-    """Raise ``InputError`` where this machine lacks what torch compiles with, or torch compiles what it likes."""
+def refuse_compiling(device: torch.device, key: str = "generate.compile") -> None:
+    """Raise ``InputError`` where this machine lacks what torch compiles with, or torch compiles what it likes.
+
+    ``key`` is the setting that asks for it.
+    """
     if not hasattr(inductor, "deterministic"):
-        raise _refusal(f"torch {torch.__version__} picks other kernels on other nodes", "torch 2.10")
+        raise _refusal(key, f"torch {torch.__version__} picks other kernels on other nodes", "torch 2.10")
     # those that Triton, or Inductor for a CPU, calls
     known = {"cuda": ("CC", ("clang", "gcc")), "cpu": ("CXX", ("g++",))}
     variable, names = known.get(device.type, known["cpu"])
     names = (os.environ[variable],) if os.environ.get(variable) else names
     if not any(shutil.which(name) for name in names):
-        raise _refusal(f"{platform.node()} has no compiler ({' or '.join(names)})", names[-1])
+        raise _refusal(key, f"{platform.node()} has no compiler ({' or '.join(names)})", names[-1])
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.exists():
-        raise _refusal(f"{platform.node()} lacks {header}", "Python's headers")
+        raise _refusal(key, f"{platform.node()} lacks {header}", "Python's headers")
 
 
-def _refusal(what: str, lacking: str) -> InputError:
-    return InputError(f"generate.compile=true cannot work: {what}", f"install {lacking}, or say generate.compile=false")
+def _refusal(key: str, what: str, lacking: str) -> InputError:
+    return InputError(f"{key}=true cannot work: {what}", f"install {lacking}, or say {key}=false")
 
 
 def compile_in_place(*modules: nn.Module) -> None:

@@ -37,6 +37,17 @@ class Reference:
 
 
 @dataclass
+class Encoded:
+    """A training batch as the frozen parts of the model see it."""
+
+    views: Tensor
+    """float [B, 6, C, h, w]"""
+    reference: Reference
+    blank: Tensor
+    """float [B or 1, C, s, s]"""
+
+
+@dataclass
 class Condition:
     """What the views of a pass see of the condition picture."""
 
@@ -129,17 +140,29 @@ class MultiViewModel(nn.Module):
             shapes |= {"views_posterior": views, "reference_posterior": reference}
         return shapes
 
-    def forward(self, batch: TrainingBatch) -> Tensor:
-        """Loss float [B] of each sample: the mean square error of v over its six views."""
-        with torch.no_grad():
-            clean = self.space.encode(batch.views, batch.noise.get("views_posterior")).float()  # [B, 6, C, h, w]
-            reference = self.refer(batch.reference, batch.glance, batch.noise.get("reference_posterior"))
-            blank = self.blank(batch.noise.get("reference_posterior"))
-        noise = batch.noise["views"]
+    def forward(self, batch: TrainingBatch, encoded: Encoded | None = None) -> Tensor:
+        """Loss float [B] of each sample: the mean square error of v over its six views.
+
+        ``encoded`` where the frozen parts have seen the batch already.
+        """
+        return self.loss(batch, self.encoded(batch) if encoded is None else encoded)
+
+    @torch.no_grad()
+    def encoded(self, batch: TrainingBatch) -> Encoded:
+        """What the frozen parts make of ``batch``."""
+        views = self.space.encode(batch.views, batch.noise.get("views_posterior")).float()
+        reference = self.refer(batch.reference, batch.glance, batch.noise.get("reference_posterior"))
+        return Encoded(views, reference, self.blank(batch.noise.get("reference_posterior")))
+
+    def loss(self, batch: TrainingBatch, encoded: Encoded) -> Tensor:
+        """As ``forward``, of which it is what is trained."""
+        clean, noise = encoded.views, batch.noise["views"]
         signal, spread = (level[batch.timestep].view(-1, 1, 1, 1, 1) for level in (self.signal, self.spread))
         noisy = signal * clean + spread * noise
         target = signal * noise - spread * clean
-        condition = self.condition(reference, blank, batch.timestep, batch.noise.get("reference"), batch.dropped)
+        condition = self.condition(
+            encoded.reference, encoded.blank, batch.timestep, batch.noise.get("reference"), batch.dropped
+        )
         predicted = self.predict_v(noisy, batch.timestep, batch.cameras, condition)
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3, 4))
 

@@ -15,7 +15,7 @@ from mvdiff.model.compilation import Compilation, CompileCache, compile_in_place
 from mvdiff.model.folder import load
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.noise import SampleNoise
-from mvdiff.model.sampler import Sampling, sample
+from mvdiff.model.sampler import Blanks, Sampling, sample
 from mvdiff.model.space import KLSpace
 from mvdiff.placement import framed
 from mvdiff.rig import VIEWS
@@ -37,6 +37,8 @@ class MultiViewPipeline:
         self.device = torch.device(device)
         self._autocast = PRECISIONS[mixed_precision]
         self._filled: int | None = None
+        self._blanks: Blanks | None = None
+        """Only where nobody else can change the weights."""
 
     @classmethod
     def from_pretrained(
@@ -47,8 +49,13 @@ class MultiViewPipeline:
         It is kept in the lower precision as well: nobody else holds its weights.
         """
         pipeline = cls(load(Path(folder)), device, mixed_precision)
-        lower(pipeline.model, pipeline._autocast)
+        pipeline.own()
         return pipeline
+
+    def own(self) -> None:
+        """The model is this pipeline's alone from now on: keep its weights, and what follows from them, as is best."""
+        lower(self.model, self._autocast)
+        self._blanks = Blanks()
 
     @torch.inference_mode()
     def compile(
@@ -76,6 +83,10 @@ class MultiViewPipeline:
                       (self.model.unet, self.model.vae)],
         }  # fmt: skip
         self._filled = batch
+        if self.device.type == "cuda":
+            for part in parts:
+                # as the compiled convolutions take their weights, which are otherwise brought to it at every call
+                part.to(memory_format=torch.channels_last)
         white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
 
         def call() -> None:
@@ -201,6 +212,7 @@ class MultiViewPipeline:
             SampleNoise(seeds, self.device),
             sampling,
             progress,
+            self._blanks,
         )
 
 

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +96,23 @@ class Sampling:
         return made
 
 
+@dataclass
+class Blanks:
+    """What the unconditional branch of each step sees, kept from call to call while the weights stay as they are."""
+
+    sampling: tuple[str, int] | None = None
+    """Sampler and steps that it is of."""
+    conditions: dict[int, Condition] = field(default_factory=dict)
+    """By number of the step."""
+
+    def of(self, sampling: Sampling) -> dict[int, Condition]:
+        """Those of ``sampling``; others are let go."""
+        asked = (sampling.sampler, sampling.steps)
+        if self.sampling != asked:
+            self.sampling, self.conditions = asked, {}
+        return self.conditions
+
+
 def sample(
     model: MultiViewModel,
     pictures: Tensor,
@@ -104,12 +121,13 @@ def sample(
     noise: SampleNoise,
     sampling: Sampling,
     progress: Callable[[int], None] = lambda steps: None,
+    kept_blanks: Blanks | None = None,
 ) -> Tensor:
     """View latents float [B, 6, C, h, w].
 
     ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3] as ``model.sight`` makes them, ``cameras`` float
     [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: one pass serves the
-    batch.
+    batch, and later ones too where they are given the same ``kept_blanks``.
     """
     scheduler = sampling.scheduler(model)
     shapes, device, samples = model.noise_shapes, model.signal.device, len(pictures)
@@ -123,8 +141,8 @@ def sample(
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
     kept = torch.zeros(samples, dtype=torch.bool, device=device)
     condition: Condition | None = None
-    unconditional: Condition | None = None
-    for step in scheduler.timesteps:
+    unconditional = (kept_blanks or Blanks()).of(sampling)
+    for number, step in enumerate(scheduler.timesteps):
         # a pass over the noised reference is of one timestep; a clean one serves them all
         stale = model.noised_reference
         timestep = torch.full((samples,), int(step), device=device)
@@ -135,9 +153,13 @@ def sample(
         # drawn whether used or not, so that the interval does not shift the stream
         blank_row = drawn(blanks, "reference")
         if _guided(sampling, step, model):
-            if unconditional is None or stale:
-                unconditional = model.unconditional(blank, timestep[:1], blank_row)
-            v = _guide(v, model.predict_v(noisy, timestep, cameras, unconditional).float(), sampling)
+            shared = number if stale else 0
+            if shared not in unconditional:
+                unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
+            without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
+            v = _guide(v, without, sampling)
+            if stale and kept_blanks is None:
+                unconditional.clear()
         # ancestral samplers alone take noise at every step
         fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}
         latents = scheduler.step(v, step, latents, **fresh).prev_sample

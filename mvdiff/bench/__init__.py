@@ -1,0 +1,1 @@
+"""Measurements of speed that users run on their own machines: one module a question."""
