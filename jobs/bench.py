@@ -57,11 +57,24 @@ def _answer(question: str, config: DictConfig) -> dict[str, object]:
     tell = partial(print, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="mvdiff-bench-") as name:
         folder = Path(name)
-        if question == "train":
-            from mvdiff.bench import training as trained
-            from mvdiff.train.world import World
+        match question:
+            case "train":
+                from mvdiff.bench import training as trained
+                from mvdiff.train.world import World
 
-            return trained.measure(training, model, bench, folder, World(0, 1, 0, _ALONE, 0), tell)
+                return trained.measure(training, model, bench, folder, World(0, 1, 0, _ALONE, 0), tell)
+            case "data":
+                from mvdiff.bench import data
+
+                return data.measure(training, model, bench, folder)
+            case "checkpoint":
+                from mvdiff.bench import checkpoint
+
+                return checkpoint.measure(training, model, bench, folder)
+            case "scaling":
+                from mvdiff.bench import scaling
+
+                return scaling.measure(training, model, bench, folder, tell)
         from mvdiff.bench import generation
 
         return generation.measure(generate, model, bench, folder, tell)

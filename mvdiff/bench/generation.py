@@ -105,7 +105,7 @@ class _Run:
         }
         if self.exact is not None:
             found["numerics"] = self._numerics()
-        found["worker"] = report.speed(*self._worker(), tflop, self.ceiling)
+        found["worker"] = self._worker(tflop)
         if self.bench.profile:
             print(profiled(lambda: self._call(steps=2), self.device), flush=True)
         if self.bench.peer:
@@ -127,8 +127,8 @@ class _Run:
         if stages is not None:
             stages.mark("decode")
 
-    def _worker(self) -> tuple[int, float]:
-        """Samples and seconds of a worker over the shard of noise."""
+    def _worker(self, tflop: float) -> Figures:
+        """A worker over the shard of noise; ``steady`` leaves out its first slice, in which it has nothing to write."""
         settings = self.settings
         data = subject.shard(self.folder / "data", self.bench.rows, self.model_settings.cameras, self.model_settings.size)
         recipe = Recipe.of(settings, checkpoint="random", rig=self.model_settings.rig, size=self.model_settings.size)
@@ -144,7 +144,13 @@ class _Run:
         def work() -> None:
             run_worker(plan.folder, sampler, "bench", lambda: False, settings=settings, events=events)
 
-        return self.bench.rows, ceiling.seconds(work, self.device, 1)
+        took = ceiling.seconds(work, self.device, 1)
+        found = report.speed(self.bench.rows, took, tflop, self.ceiling)
+        ends = [event["time"] for event in events.read() if event["kind"] == "slice"]
+        if len(ends) > 1:
+            rest = self.bench.rows - min(settings.slice, self.bench.rows)
+            found["steady"] = report.speed(rest, ends[-1] - ends[0], tflop, self.ceiling)
+        return found
 
     def _exact(self, pipeline: MultiViewPipeline) -> NDArray[np.uint8]:
         """Views of the first pictures, eager in float32."""

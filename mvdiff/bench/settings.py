@@ -19,10 +19,12 @@ class BenchSettings:
     """Samples of noise in the shard that is read, and that generation makes views of."""
     peer: bool
     """Also measure what users would otherwise run, in the same process."""
+    ranks: int
+    """Processes, each with a GPU of its own, that scaling is measured with beside one."""
     profile: bool
     """Also show the kernels that take most of the time."""
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("repeats", 1), ("rows", 1)):
+        for name, least in (("warmup", 0), ("repeats", 1), ("rows", 1), ("ranks", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"bench.{name}={getattr(self, name)}", f"give a whole number of at least {least}")

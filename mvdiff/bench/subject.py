@@ -57,3 +57,8 @@ def shard(folder: Path, rows: int, rig: Rig, size: int) -> Path:
             writer.append(Sample(name, name, views, None, rig.w2c(), rig.intrinsics(size), azimuth, elevation))
         writer.publish()
     return folder
+
+
+def refuse(sample_id: str, why: str) -> None:
+    """What is done about a bad sample: a fresh shard has none."""
+    raise AssertionError(f"{sample_id} of a fresh shard: {why}")

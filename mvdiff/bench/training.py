@@ -13,12 +13,12 @@ from mvdiff.bench.profile import profiled
 from mvdiff.bench.report import Figures
 from mvdiff.bench.settings import BenchSettings
 from mvdiff.bench.stages import Stages
-from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.pipeline import PRECISIONS
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train.compilation import compile_training
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
+from mvdiff.train.memory import random_batch
 from mvdiff.train.order import Batches
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
@@ -120,7 +120,7 @@ class _Run:
         chance = Chance.of(self.settings, model.num_train_timesteps, model.noise_shapes)
         feed = Feed(
             self.sources, Batches(self.sources, self.settings), chance, self.settings, model.sight,
-            self.model_settings.cameras, self.group.rank, self.group.world_size, _refuse,
+            self.model_settings.cameras, self.group.rank, self.group.world_size, subject.refuse,
             pin=self.device.type == "cuda",
         )  # fmt: skip
         with feed:
@@ -153,7 +153,7 @@ class _Run:
     def _unet(self) -> float:
         """Seconds of the repeated passes through what is trained, and its optimizer, on a batch that is there."""
         accelerator, state = self.group.accelerator, self.state
-        batch = _drawn(state, self.settings.micro_batch, self.device)
+        batch = random_batch(state.model, self.settings.micro_batch, self.device)
         with accelerator.autocast():
             encoded = state.model.encoded(batch)
 
@@ -170,12 +170,3 @@ class _Run:
             print(profiled(step, self.device), flush=True)
         return took
 
-
-def _drawn(state: TrainingState, samples: int, device: torch.device) -> TrainingBatch:
-    from mvdiff.train.memory import random_batch
-
-    return random_batch(state.model, samples, device)
-
-
-def _refuse(sample_id: str, why: str) -> None:
-    raise AssertionError(f"{sample_id} of a fresh shard: {why}")

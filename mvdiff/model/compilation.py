@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import diffusers
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
@@ -79,9 +80,33 @@ def compile_in_place(*modules: nn.Module) -> None:
         "deterministic": True,
         # which torch keeps in a folder of its own choice, whoever made that
         "cpp_cache_precompile_headers": False,
+        # channels last, which the GPU's convolutions take: Inductor by itself leaves a graph with one narrow
+        # convolution, as that of the latents, in torch's order, and every convolution then turns its data twice
+        "force_layout_optimization": True,
     }
     for module in modules:
+        for norm in module.modules():
+            if isinstance(norm, nn.GroupNorm):
+                norm.forward = MethodType(_group_norm, norm)  # type: ignore[method-assign]
         module.compile(fullgraph=True, dynamic=False, options=options)
+
+
+def _group_norm(self: nn.GroupNorm, values: Tensor) -> Tensor:
+    """Group norm of [N, C, ...] in float32 by way of each channel's mean and variance.
+
+    A channel at a time is how memory lies that is ordered channels last: as torch has it, group by group, compiled
+    kernels read a few bytes here and there, and took a sixth of a sampling step on a GPU.
+    """
+    full = values.float()
+    variance, mean = torch.var_mean(full, tuple(range(2, full.ndim)), correction=0)  # [N, C]
+    means = mean.unflatten(1, (self.num_groups, -1))  # [N, groups, C / groups]
+    centre = means.mean(2, keepdim=True)
+    spread = variance.unflatten(1, (self.num_groups, -1)).mean(2, keepdim=True)
+    spread = spread + (means - centre).square().mean(2, keepdim=True)
+    scale = (spread + self.eps).rsqrt().expand_as(means).flatten(1) * self.weight  # [N, C]
+    shift = self.bias - centre.expand_as(means).flatten(1) * scale
+    apart = (..., *[None] * (full.ndim - 2))
+    return full * scale[apart] + shift[apart]
 
 
 @dataclass(frozen=True)

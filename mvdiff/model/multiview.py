@@ -150,9 +150,10 @@ class MultiViewModel(nn.Module):
     @torch.no_grad()
     def encoded(self, batch: TrainingBatch) -> Encoded:
         """What the frozen parts make of ``batch``."""
-        views = self.space.encode(batch.views, batch.noise.get("views_posterior")).float()
-        reference = self.refer(batch.reference, batch.glance, batch.noise.get("reference_posterior"))
-        return Encoded(views, reference, self.blank(batch.noise.get("reference_posterior")))
+        views, reference, blank = self.space.encode_together(
+            batch.views, batch.reference, batch.noise.get("views_posterior"), batch.noise.get("reference_posterior")
+        )
+        return Encoded(views.float(), Reference(reference.float(), self._glanced(batch.glance)), blank.float())
 
     def loss(self, batch: TrainingBatch, encoded: Encoded) -> Tensor:
         """As ``forward``, of which it is what is trained."""
@@ -171,10 +172,13 @@ class MultiViewModel(nn.Module):
 
         ``noise`` float [B, C, s, s] where latents are drawn from a posterior.
         """
-        embedding = None
-        if self.vision_encoder is not None:
-            embedding = self.vision_encoder(clip_input(glance).to(self.vision_encoder.dtype)).image_embeds.float()
-        return Reference(self.space.encode_reference(pictures, noise).float(), embedding)
+        return Reference(self.space.encode_reference(pictures, noise).float(), self._glanced(glance))
+
+    def _glanced(self, glance: Tensor) -> Tensor | None:
+        """The vision encoder's embedding."""
+        if self.vision_encoder is None:
+            return None
+        return self.vision_encoder(clip_input(glance).to(self.vision_encoder.dtype)).image_embeds.float()
 
     def blank(self, noise: Tensor | None) -> Tensor:
         """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above."""

@@ -41,6 +41,11 @@ class LatentSpace(Protocol):
         ``noise`` float [N, C, side, side] where latents are drawn.
         """
 
+    def encode_together(
+        self, views: Tensor, pictures: Tensor, views_noise: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``encode``, ``encode_reference`` and ``blank_reference`` give, in one pass where that can be."""
+
     def decode(self, latents: Tensor) -> Tensor:
         """Views uint8 [B, 6, H, W, 3] of ``latents`` float [B, 6, C, h, w]."""
 
@@ -66,6 +71,14 @@ class PatchSpace:
         """As in ``LatentSpace``."""
         return torch.zeros(1, self.channels, side, side, device=self._vae.basis.device)
 
+    def encode_together(
+        self, views: Tensor, pictures: Tensor, views_noise: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As in ``LatentSpace``."""
+        side = pictures.shape[1] // self.factor
+        reference = self.encode_reference(pictures, noise)
+        return self.encode(views, views_noise), reference, self.blank_reference(side, noise)
+
     def decode(self, latents: Tensor) -> Tensor:
         """As in ``LatentSpace``."""
         return self._vae.decode(latents.flatten(0, 1)).unflatten(0, (-1, VIEWS))
@@ -89,9 +102,10 @@ class KLSpace:
         """As in ``LatentSpace``."""
         assert noise is not None
         pictures = _scaled(views)  # [B, 6, 3, H, W]
-        drawn = self._draw(self._together(pictures), self._together(noise))
-        latents = (drawn * self._vae.config["scaling_factor"] - LATENT_SHIFT) * LATENT_SCALE
-        return self._apart(latents)
+        return self._brought(self._draw(self._together(pictures), self._together(noise)))
+
+    def _brought(self, drawn: Tensor) -> Tensor:
+        return self._apart((drawn * self._vae.config["scaling_factor"] - LATENT_SHIFT) * LATENT_SCALE)
 
     def encode_reference(self, pictures: Tensor, noise: Tensor | None) -> Tensor:
         """As in ``LatentSpace``."""
@@ -105,6 +119,20 @@ class KLSpace:
         grey = torch.zeros(1, 3, size, size, device=noise.device, dtype=self._vae.dtype)
         return self._draw(grey, noise)
 
+    def encode_together(
+        self, views: Tensor, pictures: Tensor, views_noise: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As in ``LatentSpace``."""
+        assert views_noise is not None and noise is not None
+        if self._slots is not None or views.shape[2] != pictures.shape[1]:
+            blank = self.blank_reference(pictures.shape[1] // self.factor, noise)
+            return self.encode(views, views_noise), self.encode_reference(pictures, noise), blank
+        shown = torch.cat([_scaled(views.flatten(0, 1)), _scaled(pictures)])
+        posterior = self._posterior(torch.cat([shown, torch.zeros_like(shown[:1])]))
+        mean, deviation = (part.split([VIEWS * len(views), len(pictures), 1]) for part in posterior)
+        drawn = mean[0] + deviation[0] * views_noise.flatten(0, 1)
+        return self._brought(drawn), mean[1] + deviation[1] * noise, mean[2] + deviation[2] * noise
+
     def decode(self, latents: Tensor) -> Tensor:
         """As in ``LatentSpace``."""
         scaled = (self._together(latents) / LATENT_SCALE + LATENT_SHIFT) / self._vae.config["scaling_factor"]
@@ -114,8 +142,12 @@ class KLSpace:
         return (views.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
     def _draw(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        mean, deviation = self._posterior(pictures)
+        return mean + deviation * noise
+
+    def _posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self._vae.encode(pictures.to(self._vae.dtype)).latent_dist
-        return posterior.mean + posterior.std * noise
+        return posterior.mean, posterior.std
 
     def _together(self, views: Tensor) -> Tensor:
         return views.flatten(0, 1) if self._slots is None else tile(views, self._slots)

@@ -23,6 +23,7 @@ from mvdiff.train import record
 from mvdiff.train.archive import Archive
 from mvdiff.train.board import Board
 from mvdiff.train.checkpoint import CheckpointStore, Keep, step_of
+from mvdiff.train.compilation import compile_training
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
 from mvdiff.train.finetune import encoder
@@ -138,6 +139,8 @@ class Trainer:
         state = self.state = TrainingState.read(
             self.store.path(place["step"]), self.settings, self.model_settings, self.group.device
         )
+        if self.settings.compile:
+            self.log(f"compiled: {compile_training(state, self.settings, self.group.device, self.log)}")
         self.model = self.group.wrap(state.model)
         self.weights = loss_weights(state.model.signal, state.model.spread, self.settings.min_snr)
         self.frozen = [weight for weight in encoder(state.model).parameters() if weight.requires_grad]
