@@ -18,9 +18,7 @@ from mvdiff.train.sources import Sources
 from mvdiff.train.state import TrainingState
 
 
-def measure(
-    settings: TrainSettings, model_settings: ModelSettings, bench: BenchSettings, folder: Path
-) -> Figures:
+def measure(settings: TrainSettings, model_settings: ModelSettings, bench: BenchSettings, folder: Path) -> Figures:
     """Seconds of each part; ``blocked`` is what a training step waits for, first and later, the rest is behind it.
 
     ``folder`` should lie on the disk that checkpoints go to.

@@ -7,8 +7,8 @@ from pathlib import Path
 from mvdiff.bench import subject
 from mvdiff.bench.report import Figures
 from mvdiff.bench.settings import BenchSettings
-from mvdiff.model.memory import empty_model
 from mvdiff.model.emulation import Emulation
+from mvdiff.model.memory import empty_model
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
 from mvdiff.train.draw import Chance
@@ -18,9 +18,7 @@ from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
 
 
-def measure(
-    settings: TrainSettings, model_settings: ModelSettings, bench: BenchSettings, folder: Path
-) -> Figures:
+def measure(settings: TrainSettings, model_settings: ModelSettings, bench: BenchSettings, folder: Path) -> Figures:
     """Samples/s of ``settings.readers`` threads: of the shard alone, row after row, and of whole batches.
 
     Nothing is taken from the memory that a run may keep samples in (``settings.cache``): every row is read.

@@ -66,12 +66,8 @@ def of_generation(settings: ModelSettings, samples: int) -> dict[str, float]:
         condition = model.condition(reference, blank, timestep, drawn.get("reference"), kept)
         return {
             "encode": counted(refer),
-            "condition": counted(
-                lambda: model.condition(reference, blank, timestep, drawn.get("reference"), kept)
-            ),
-            "unconditional": counted(
-                lambda: model.unconditional(blank, timestep[:1], blank_drawn.get("reference"))
-            ),
+            "condition": counted(lambda: model.condition(reference, blank, timestep, drawn.get("reference"), kept)),
+            "unconditional": counted(lambda: model.unconditional(blank, timestep[:1], blank_drawn.get("reference"))),
             "views": counted(lambda: model.predict_v(drawn["views"], timestep, cameras, condition)),
             "decode": counted(lambda: model.space.decode(drawn["views"])),
         }

@@ -130,7 +130,9 @@ class _Run:
     def _worker(self, tflop: float) -> Figures:
         """A worker over the shard of noise; ``steady`` leaves out its first slice, in which it has nothing to write."""
         settings = self.settings
-        data = subject.shard(self.folder / "data", self.bench.rows, self.model_settings.cameras, self.model_settings.size)
+        data = subject.shard(
+            self.folder / "data", self.bench.rows, self.model_settings.cameras, self.model_settings.size
+        )
         recipe = Recipe.of(settings, checkpoint="random", rig=self.model_settings.rig, size=self.model_settings.size)
         plan = make_plan(
             self.folder / "results", ShardIndex.scan(data), recipe, slice_size=settings.slice, codec=settings.codec

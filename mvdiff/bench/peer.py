@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mvdiff.model import published
@@ -49,7 +49,7 @@ class _Reference:
 class PublicPipeline:
     """The published networks with the weights' values left to chance, which speed does not depend on."""
 
-    def __init__(self, device: torch.device, vision_encoder: nn.Module | None) -> None:
+    def __init__(self, device: torch.device, vision_encoder: Any | None) -> None:
         """``vision_encoder`` is CLIP's, or None where it is not to be run; it is copied in half precision."""
         with device:
             self.unet: Any = UNet2DConditionModel(**published.UNET).half().eval()
@@ -64,9 +64,7 @@ class PublicPipeline:
         """One tile uint8 [3 size, 2 size, 3] around a picture of noise of ``condition_size`` pixels."""
         here: dict[str, Any] = {"device": self.device, "dtype": torch.float16}
         picture = torch.rand(1, 3, condition_size, condition_size, **here)
-        condition, blank = (
-            self.vae.encode(one).latent_dist.sample() for one in (picture, torch.zeros_like(picture))
-        )
+        condition, blank = (self.vae.encode(one).latent_dist.sample() for one in (picture, torch.zeros_like(picture)))
         context = torch.randn(2, published.TOKENS, published.UNET["cross_attention_dim"], **here)
         if self.vision is not None:
             glance = torch.randn(1, 3, *[self.vision.config.image_size] * 2, **here)
@@ -88,6 +86,4 @@ class PublicPipeline:
         return (picture * 255).round().to(torch.uint8).cpu()
 
     def _predict(self, latents: Tensor, step: Tensor, context: Tensor, mode: str) -> Tensor:
-        return self.unet(
-            latents, step, encoder_hidden_states=context, cross_attention_kwargs={"mode": mode}
-        ).sample
+        return self.unet(latents, step, encoder_hidden_states=context, cross_attention_kwargs={"mode": mode}).sample

@@ -47,7 +47,7 @@ def model(settings: ModelSettings, where: torch.device) -> MultiViewModel:
 def shard(folder: Path, rows: int, rig: Rig, size: int) -> Path:
     """A folder with one shard of ``rows`` samples of noise on white, as large as decoded pictures are."""
     chance = np.random.default_rng(_SEED)
-    azimuth, elevation = np.float32(rig.azimuth), np.float32(rig.elevation)
+    azimuth, elevation = (np.asarray(angles, np.float32) for angles in (rig.azimuth, rig.elevation))
     with ShardWriter(folder / "noise.h5", size=size, rig=rig.name, codec="lz4", with_alpha=False) as writer:
         for number in range(rows):
             views = np.full((VIEWS, size, size, 3), 255, np.uint8)

@@ -44,9 +44,7 @@ def measure(
     torch.set_num_threads(settings.threads)
     with joined(world, settings.mixed_precision) as group:
         path = folder / f"rank-{world.rank}"
-        sources = Sources.open(
-            subject.shard(path, bench.rows, model_settings.cameras, model_settings.size), None, None
-        )
+        sources = Sources.open(subject.shard(path, bench.rows, model_settings.cameras, model_settings.size), None, None)
         run = _Run(settings, model_settings, bench, sources, group, tell)
         try:
             return run.figures()
@@ -169,4 +167,3 @@ class _Run:
         if self.bench.profile:
             print(profiled(step, self.device), flush=True)
         return took
-

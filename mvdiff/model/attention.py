@@ -64,7 +64,10 @@ class JointAttention:
 
 
 class ContextAttention:
-    """Cross-attention as diffusers does it; it only tolerates ``joint``, which diffusers hands to every layer."""
+    """Cross-attention as diffusers does it, but that rows which share a context attend to one copy of it.
+
+    ``joint``, which diffusers hands to every layer, is only tolerated.
+    """
 
     def __init__(self) -> None:
         self.attend = AttnProcessor2_0()
@@ -78,8 +81,13 @@ class ContextAttention:
         *,
         joint: Joint,
     ) -> Tensor:
-        """float [B V, tokens, width] attends to ``encoder_hidden_states`` float [B V, context tokens, its width]."""
-        return self.attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        """float [N, tokens, width] attends to ``encoder_hidden_states`` float [M, context tokens, its width].
+
+        M divides N: consecutive rows share a context.
+        """
+        assert encoder_hidden_states is not None
+        sharing = hidden_states.unflatten(0, (len(encoder_hidden_states), -1)).flatten(1, 2)
+        return self.attend(attn, sharing, encoder_hidden_states, attention_mask).reshape(hidden_states.shape)
 
 
 def install(unet: UNet2DConditionModel) -> None:

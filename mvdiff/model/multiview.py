@@ -236,7 +236,7 @@ class MultiViewModel(nn.Module):
             noisy.flatten(0, 1),
             latents.repeat_interleave(views, 0),
             timestep.repeat_interleave(views),
-            context.repeat_interleave(views, 0),
+            context,
             cameras.flatten(0, 1),
             joint,
         )  # [B 6, C, h, w]
@@ -251,7 +251,10 @@ class MultiViewModel(nn.Module):
         cameras: Tensor | None,
         joint: Joint,
     ) -> Tensor:
-        """float [N, C, h, w] of one pass; ``latents`` are the condition's, ``cameras`` float [N, 4] or None."""
+        """float [N, C, h, w] of one pass; ``latents`` are the condition's, ``cameras`` float [N, 4] or None.
+
+        ``context`` is of N rows, or one for every few consecutive rows.
+        """
         channels, labels = [noisy], None
         if self.settings.new is not None and self.settings.new.condition_channels:
             channels.append(latents)
@@ -260,7 +263,7 @@ class MultiViewModel(nn.Module):
             if self.camera.injection == "adaln":
                 labels = injected
             elif self.camera.injection == "cross_attention":
-                context = context + self.camera.into_tokens(injected)
+                context = context.repeat_interleave(len(cameras) // len(context), 0) + self.camera.into_tokens(injected)
             else:
                 channels.append(self.camera.into_channels(injected, *noisy.shape[-2:]))
         return self.unet(

@@ -104,6 +104,8 @@ class Blanks:
     """Sampler and steps that it is of."""
     conditions: dict[int, Condition] = field(default_factory=dict)
     """By number of the step."""
+    latents: Tensor | None = None
+    """Those of the blank picture."""
 
     def of(self, sampling: Sampling) -> dict[int, Condition]:
         """Those of ``sampling``; others are let go."""
@@ -121,13 +123,13 @@ def sample(
     noise: SampleNoise,
     sampling: Sampling,
     progress: Callable[[int], None] = lambda steps: None,
-    kept_blanks: Blanks | None = None,
+    kept: Blanks | None = None,
 ) -> Tensor:
     """View latents float [B, 6, C, h, w].
 
     ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3] as ``model.sight`` makes them, ``cameras`` float
     [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: one pass serves the
-    batch, and later ones too where they are given the same ``kept_blanks``.
+    batch, and later ones too where they are given what it ``kept``.
     """
     scheduler = sampling.scheduler(model)
     shapes, device, samples = model.noise_shapes, model.signal.device, len(pictures)
@@ -137,18 +139,23 @@ def sample(
         return source.draw(name, shapes[name]) if name in shapes else None
 
     reference = model.refer(pictures, glance, drawn(noise, "reference_posterior"))
-    blank = model.blank(drawn(blanks, "reference_posterior"))
+    lasting = kept is not None
+    kept = Blanks() if kept is None else kept
+    blank_draw = drawn(blanks, "reference_posterior")
+    if kept.latents is None:
+        kept.latents = model.blank(blank_draw)
+    blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
-    kept = torch.zeros(samples, dtype=torch.bool, device=device)
+    undropped = torch.zeros(samples, dtype=torch.bool, device=device)
     condition: Condition | None = None
-    unconditional = (kept_blanks or Blanks()).of(sampling)
+    unconditional = kept.of(sampling)
     for number, step in enumerate(scheduler.timesteps):
         # a pass over the noised reference is of one timestep; a clean one serves them all
         stale = model.noised_reference
         timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
         if condition is None or stale:
-            condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), kept)
+            condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), undropped)
         v = model.predict_v(noisy, timestep, cameras, condition).float()
         # drawn whether used or not, so that the interval does not shift the stream
         blank_row = drawn(blanks, "reference")
@@ -158,7 +165,7 @@ def sample(
                 unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
-            if stale and kept_blanks is None:
+            if stale and not lasting:
                 unconditional.clear()
         # ancestral samplers alone take noise at every step
         fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}

@@ -37,7 +37,9 @@ def test_a_new_injection_leaves_the_pretrained_function_exactly_as_it_was(start,
         narrow = torch.nn.Conv2d(4, untold.unet.conv_in.out_channels, 3, padding=1)
         narrow.weight.data, narrow.bias.data = untold.unet.conv_in.weight[:, :4].clone(), untold.unet.conv_in.bias
         untold.unet.conv_in = narrow
-    assert torch.allclose(predict(model, batch), predict(untold, batch), atol=1e-6 if injection == "concat" else 0)
+    # with a context for each view, or another convolution, sums are rounded otherwise
+    tolerance = 0 if injection == "adaln" else 1e-6
+    assert torch.allclose(predict(model, batch), predict(untold, batch), atol=tolerance)
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
