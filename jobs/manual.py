@@ -60,8 +60,8 @@ DESCRIPTIONS = {
     "settings that train and generate would be given. Needs no weights, data or GPU, and does not look at what "
     "model.pretrained says. Says which train.micro_batch fits card=.",
     "bench": "Answers one question, train, generate, data, checkpoint or scaling, by measuring with random weights and "
-    "pictures of noise: samples/s, TFLOP/s, their share of a matrix product measured in the same process (mfu), memory, "
-    "and the share of each stage. FLOPs are counted, not guessed. Needs neither weights nor data.",
+    "pictures of noise: samples/s, TFLOP/s, their share of a matrix product measured in the same process (mfu), "
+    "memory, and the share of each stage. FLOPs are counted, not guessed. Needs neither weights nor data.",
 }
 
 EXAMPLES = {
