@@ -28,6 +28,9 @@ ELLIPSES = {"train": "run=mice data=runs/mice/shards/train"}
 ELSEWHERE = {
     "mvdiff testbed": "tests/cluster/test_testbed.py",
     "mvdiff demo": "make demo",
+    "mvdiff doctor cluster=SITE": "tests/cluster/test_canaries.py",
+    "mvdiff bench": "tests/mvdiff/bench/test_bench.py",
+    "mvdiff train run=mice data=... cluster=slurm then generate": "tests/cluster/test_chains.py",
     "mvdiff logs mice --failed": "tests/jobs/test_looking_after.py",
     "mvdiff logs mice --job train --rank 3": "tests/cluster/test_looking_after.py",
 }
@@ -49,7 +52,9 @@ def commands(page: str) -> list[str]:
         if block:
             # behind a gap stands what the command does, unless it is one more of its words
             found.append(re.split(r"\s{3,}(?!\s|[\w.]+=|-)|\s+#", block[1])[0])
-    found += [span for span in re.findall(r"`(mvdiff [^`]+)`", page) if span.count(" ") > 1 or span == "mvdiff status"]
+    found += [
+        span for span in re.findall(r"`(mvdiff [^`]+)`", joined) if span.count(" ") > 1 or span == "mvdiff status"
+    ]
     return list(dict.fromkeys(" ".join(one.split()) for one in found))
 
 
