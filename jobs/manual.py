@@ -31,7 +31,7 @@ SUMMARIES = {
     "retry": "do what failed of a run once more",
     "show": "with which settings, code and words a run's job was made",
     "clean": "leftovers of runs, listed first and deleted only when told to",
-    "doctor": "how many parameters a model has, and whether it fits a GPU",
+    "doctor": "whether a model fits a GPU; with cluster=SITE: what a cluster does to jobs",
     "bench": "how fast this machine trains, generates, feeds, saves and scales",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",
     "testbed": "a SLURM of four virtual nodes on this one machine, for trying and testing",

@@ -1,7 +1,6 @@
 """What a canary's figures mean for the person who asked."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 OK, NOTE, CHANGE = "ok", "note", "change"
 
@@ -16,8 +15,6 @@ class Finding:
     what: str
     mend: str = ""
     """What to change, with the key or the command; empty unless the level is change."""
-    learned: dict[str, Any] = field(default_factory=dict)
-    """Keys of the site's file that follow from it, without ``cluster.``."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.mend}" if self.mend else self.what
