@@ -38,7 +38,7 @@ def test_a_new_injection_leaves_the_pretrained_function_exactly_as_it_was(start,
         narrow.weight.data, narrow.bias.data = untold.unet.conv_in.weight[:, :4].clone(), untold.unet.conv_in.bias
         untold.unet.conv_in = narrow
     # with a context for each view, or another convolution, sums are rounded otherwise
-    tolerance = 0 if injection == "adaln" else 1e-6
+    tolerance = 0 if injection == "adaln" else 1e-5
     assert torch.allclose(predict(model, batch), predict(untold, batch), atol=tolerance)
 
 
