@@ -33,6 +33,8 @@ MEMBERS = 3
 LEAD_S = 40
 """Asked for by the canary of the signal, whose time limit is two minutes: SLURM may send it a minute early."""
 _MINUTES = {"nodes": 6, "signal": 2, "requeue": 2, "array": 2, "preemption": 15, "taker": 1}
+_SLACK_MIN = 5
+"""From a canary's time limit until the queue must have said that it ended."""
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _TELL_S = 60.0
@@ -104,6 +106,7 @@ class Aviary:
         while left := [part for part in self._config.parts if part not in found]:
             now = time.monotonic()
             if now >= ask_at:
+                waiting = {}
                 with suppress(RequestError):
                     self._ask()
                     waiting = pending(self._roots(self._sent))
@@ -116,6 +119,9 @@ class Aviary:
             if now - began > 60 * self._config.wait_min and all(
                 self._why(part, waiting) for part in left if part not in found
             ):
+                break
+            if now - began > 60 * (self._config.wait_min + max(_MINUTES.values()) + _SLACK_MIN):
+                # A queue that is silent, or never says that a job has ended, must not hold the command for ever.
                 break
             if now >= tell_at + _TELL_S:
                 for name, why in {self._canary(part): self._why(part, waiting) for part in left}.items():
