@@ -16,6 +16,8 @@ _FULL = re.compile(
 )
 # The sentence stands for limits on one job's size and time too, which a word before it names then.
 _LIMIT = re.compile(r"SubmitJobs?\w*Limit|^(?!.*(Assoc|QOS)\w+Limit).*job submit limit")
+_NO_CLUSTER = "fetch_config: DNS SRV lookup failed"
+"""In what SLURM's commands say on a machine that has them and no configuration of a cluster."""
 _UP = "see with sinfo whether slurmctld is up, then start again"
 
 
@@ -46,6 +48,11 @@ def run(*command: str, timeout_s: float = 30.0, utc: bool = True) -> str:
 
 def failure(command: str, message: str) -> RequestError:
     """What ``message``, the one line with which ``command`` failed, means."""
+    if _NO_CLUSTER in message:
+        return RequestError(
+            f"this machine belongs to no SLURM cluster ({command.split()[0]} finds no configuration)",
+            "run on a login node, or add cluster=local",
+        )
     what = f"{command} failed: {message}"
     if _LIMIT.search(message):
         return Refused(what, "wait until some of your jobs have ended (squeue --me), or ask for a higher limit")

@@ -105,3 +105,9 @@ def test_the_longest_array_is_what_both_limits_allow(tmp_path: Path, monkeypatch
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert largest_array() == largest
+
+
+def test_a_machine_without_a_cluster_is_told_as_one():
+    told = "sinfo: error: fetch_config: DNS SRV lookup failed sinfo: error: _establish_config_source: failed to fetch"
+    error = failure("sinfo --noheader", told)
+    assert not isinstance(error, Unanswered) and "belongs to no SLURM cluster" in error.what
