@@ -13,6 +13,8 @@ import pytest
 from jobs.cli import main
 from tests.mvdiff.model.published import write_zero123plus
 
+pytestmark = pytest.mark.timeout(600)  # of which whoever comes first prepares the laboratory
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = {
