@@ -227,8 +227,6 @@ def _asked(command: str, words: list[str]) -> int:
         return 0
     parsed = _parsed(command, words, "--json")
 
-    from importlib import import_module
-
     from jobs.job import JobFailed
 
     try:

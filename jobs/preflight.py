@@ -92,9 +92,11 @@ def refuse_full(job: str, run: Run) -> None:
     Raises:
         InputError: less is free than the newest checkpoint takes.
     """
-    newest = CheckpointStore(run.checkpoints).newest_good() if job == "train" else None
-    if newest is None:
+    store = CheckpointStore(run.checkpoints)
+    steps = store.steps() if job == "train" else []
+    if not steps:
         return
+    newest = store.path(steps[-1])
     needed = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
     free = shutil.disk_usage(run.path).free
     if free < needed:

@@ -1,12 +1,16 @@
 """Before anything is queued all that is wrong is told at once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from jobs import preflight
 from jobs.cli import main
 from jobs.preflight import of_one_machine
+from jobs.runfolder import Run
+from mvdiff.errors import InputError
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -67,3 +71,20 @@ def test_every_job_of_a_chain_is_looked_at(tmp_path, monkeypatch, capsys):
 )
 def test_file_systems_of_one_machine(path, alone):
     assert of_one_machine(Path(path), MOUNTS) is alone
+
+
+def test_a_disk_on_which_the_next_checkpoint_would_not_fit_is_refused(tmp_path, monkeypatch):
+    run = Run(tmp_path / "mice")
+    newest = run.checkpoints / "step-00000020"
+    newest.mkdir(parents=True)
+    (newest / "weights").write_bytes(bytes(3_000_000))
+    usage = shutil.disk_usage(tmp_path)
+    for free, refused in ((2_999_999, True), (3_000_000, False)):
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        findings = preflight.Findings()
+        findings.look(lambda: preflight.refuse_full("train", run))
+        if refused:
+            with pytest.raises(InputError, match="a checkpoint of this run takes"):
+                findings.refuse()
+        else:
+            findings.refuse()
