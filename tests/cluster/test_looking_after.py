@@ -1,6 +1,5 @@
 """What people ask of their runs on a cluster: status, logs, cancel, retry. The cluster has no accounting."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -14,19 +13,6 @@ from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
 from tests.jobs.test_rights import modes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
-
-
-@pytest.fixture
-def answer(capsys):
-    """Run a command, and return its exit status and what it printed: an object of --json, or text."""
-
-    def run(*words):
-        capsys.readouterr()
-        status = main(words)
-        told = capsys.readouterr()
-        return status, json.loads(told.out) if "--json" in words and told.out else told.out + told.err
-
-    return run
 
 
 def synth(name, samples, *more):

@@ -30,19 +30,6 @@ def here(tmp_path, monkeypatch):
         main(["cancel", str(run)])
 
 
-@pytest.fixture
-def answer(capsys):
-    """Run a command, and return its exit status and what it printed: an object of --json, or text."""
-
-    def run(*words):
-        capsys.readouterr()
-        status = main(words)
-        told = capsys.readouterr()
-        return status, json.loads(told.out) if "--json" in words else told.out + told.err
-
-    return run
-
-
 def until(condition, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,0 +1,20 @@
+"""What tests of several rooms share."""
+
+import json
+
+import pytest
+
+from jobs.cli import main
+
+
+@pytest.fixture
+def answer(capsys):
+    """Run a command, and return its exit status and what it printed: an object of --json, or text."""
+
+    def run(*words):
+        capsys.readouterr()
+        status = main(words)
+        told = capsys.readouterr()
+        return status, json.loads(told.out) if "--json" in words else told.out + told.err
+
+    return run
