@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 import configs
 from mvdiff.errors import InputError
+from slurm.cluster import Cluster
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
     working directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
 
     Raises:
-        InputError: an unknown key or choice (with the nearest valid ones), a missing value, wrong syntax.
+        InputError, RequestError: an unknown key or choice (with the nearest valid ones), a missing value, wrong syntax.
     """
     overrides, literals = _sorted_out(words)
     own = Path.cwd() / "configs"
@@ -51,6 +52,9 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
             config = compose(job, overrides=overrides)
             for key, value in literals.items():
                 OmegaConf.update(config, key, value)
+            if "cluster" in config and config.cluster.cpus_per_gpu is not None:
+                # what counts threads by it knows one number
+                config.cluster.cpus_per_task = settings(Cluster, config.cluster, "cluster").cpus
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
         except (ConfigCompositionException, ConfigKeyError) as error:

@@ -126,7 +126,7 @@ def _checked_settings(config: DictConfig) -> tuple[GenerateSettings, tuple[int, 
     if chosen.threads > config.cluster.cpus_per_task:
         raise InputError(
             f"generate.threads={chosen.threads} is more than cluster.cpus_per_task={config.cluster.cpus_per_task}",
-            "give both the same number",
+            f"say cluster.cpus_per_task={chosen.threads}, or generate.threads={config.cluster.cpus_per_task}",
         )
     if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
         raise InputError(f"limit={config.limit} is no number of samples", "give 1 or more, or null")

@@ -11,6 +11,7 @@ from submitit.core.submission import submitit_main
 
 from slurm.errors import RequestError
 from slurm.place import here
+from slurm.scratch import settle
 from slurm.trust import refuse_foreign
 from slurm.words import GAVE_UP, Words
 
@@ -38,6 +39,7 @@ def main(logs: Path) -> None:
         place = here()
         Words(logs, place.job_id, place.restart).say(GAVE_UP, str(error))
         sys.exit(1)
+    settle(here())
     submitit_main()
 
 

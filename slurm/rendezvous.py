@@ -4,10 +4,13 @@ Every start gets a fresh port, and no node name has to resolve.
 """
 
 import json
+import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from slurm.place import Place
 
@@ -31,13 +34,14 @@ def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
     """
     path = folder / f"rendezvous-{place.job_id}-{place.restart}.json"
     if place.first:
-        listener = socket.create_server((place.address, 0), backlog=place.world_size)
+        address = _own_address() or place.address
+        listener = socket.create_server((address, 0), backlog=place.world_size)
         port = listener.getsockname()[1]
-        entry = {"address": place.address, "port": port}
+        entry = {"address": address, "port": port}
         temporary = path.with_suffix(".part")
         temporary.write_text(json.dumps(entry))
         temporary.replace(path)
-        return Rendezvous(place.address, port, listener.detach())
+        return Rendezvous(address, port, listener.detach())
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = _read(path)
@@ -48,6 +52,15 @@ def meet(folder: Path, place: Place, timeout_s: float = 300.0) -> Rendezvous:
         f"rank 0 of job {place.job_id} did not appear within {timeout_s:.0f} s: "
         f"look at its log in {folder} and check that the nodes share this folder"
     )
+
+
+def _own_address() -> str | None:
+    """This node's address on the network that the job was told to use; None where it was told of none."""
+    name = os.environ.get("GLOO_SOCKET_IFNAME")
+    if not name:
+        return None
+    found = [one.address for one in psutil.net_if_addrs().get(name, []) if one.family is socket.AF_INET]
+    return found[0] if found else None
 
 
 def _read(path: Path) -> dict | None:

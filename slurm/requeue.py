@@ -1,5 +1,6 @@
 """Bring a job back: who asks the queue, when it may, and what it does while the queue does not answer."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -97,6 +98,9 @@ def ask(words: Words, allowed: Callable[[], bool] = lambda: True) -> bool:
     """
     # Never SLURM_JOB_ID: that of an array's last member is the array's own, and brings all of its members back.
     job_id = words.job_id
+    if shutil.which("scontrol") is None:
+        print(f"job {job_id}: no scontrol in this container, the batch script asks", flush=True)
+        return False
     deadline = time.monotonic() + PATIENCE_S
     pause, refusals = 0.5, 0
     while True:

@@ -9,6 +9,7 @@ from submitit.slurm import slurm as submitit_slurm
 
 from slurm.cluster import Cluster, refuse_control_characters
 from slurm.errors import RequestError
+from slurm.scratch import SCRATCH
 
 
 class BatchScript:
@@ -61,8 +62,24 @@ class BatchScript:
         """
         held = "--block-signal=USR2,TERM"
         shell = ["sh", "-c", f'env {held} true 2>/dev/null && exec env {held} "$@"; exec env "$@"', "sh"]
-        threads = [f"{name}_NUM_THREADS={self._cluster.cpus_per_task}" for name in ("OMP", "MKL", "OPENBLAS")]
-        return shlex.join([*shell, f"PYTHONPATH={self._code}", *threads, sys.executable, "-P"])
+        cluster = self._cluster
+        container = shlex.split(cluster.container or "")
+        return shlex.join([*shell, *self._environment(), *container, self._python, "-P"])
+
+    @property
+    def _python(self) -> str:
+        return self._cluster.python or sys.executable
+
+    def _environment(self) -> list[str]:
+        cluster = self._cluster
+        variables = {"PYTHONPATH": str(self._code)}
+        variables |= {f"{name}_NUM_THREADS": str(cluster.cpus) for name in ("OMP", "MKL", "OPENBLAS")}
+        if cluster.network_interface:
+            variables |= {f"{name}_SOCKET_IFNAME": cluster.network_interface for name in ("NCCL", "GLOO")}
+        if cluster.scratch:
+            variables[SCRATCH] = cluster.scratch
+        variables |= {name: "" if value is None else _word(value) for name, value in cluster.environment.items()}
+        return [f"{name}={value}" for name, value in variables.items()]
 
     @property
     def _aftermath(self) -> list[str]:
@@ -71,7 +88,9 @@ class BatchScript:
         SIGTERM ends the shell at once, srun or not, and runs the trap; it may come more than once.
         """
         tries = [] if self._tries is None else [str(self._tries)]
-        program = [sys.executable, "-P", "-m", "slurm.aftermath", str(self._logs), *tries]
+        # outside of a container, in which there is no scontrol
+        python = sys.executable if self._cluster.container else self._python
+        program = [python, "-P", "-m", "slurm.aftermath", str(self._logs), *tries]
         return [
             "aftermath() {",
             '  trap "" TERM USR2',
@@ -80,31 +99,48 @@ class BatchScript:
             "}",
             "ended=143",
             "trap aftermath EXIT",
+            # SLURM 22.05 and later do not hand --cpus-per-task on to srun.
+            f"export SRUN_CPUS_PER_TASK={self._cluster.cpus}",
         ]
 
     def _parameters(self) -> dict[str, Any]:
         cluster = self._cluster
-        parameters: dict[str, Any] = {
+        further = {name: value for name, value in cluster.extra.items() if value is not None and value is not False}
+        options: dict[str, str | None] = {**cluster.gpus, **cluster.memory, **cluster.place}
+        options |= {"comment": cluster.comment, "mail-user": cluster.mail_user, "mail-type": cluster.mail_type}
+        return {
             "job_name": self._name,
             "time": cluster.time_min,
             "nodes": cluster.nodes,
             "ntasks_per_node": cluster.tasks,
-            "cpus_per_task": cluster.cpus_per_task,
+            "cpus_per_task": cluster.cpus,
             "signal_delay_s": self._lead_s,
-            "partition": cluster.partition,
-            "account": cluster.account,
-            "qos": cluster.qos,
-            "constraint": cluster.constraint,
-            "exclude": cluster.exclude,
-            "gpus_per_node": cluster.gpus_per_node or None,
-            "mem": None if cluster.memory_gb is None else submitit_slurm._convert_mem(cluster.memory_gb),
+            "exclusive": cluster.exclusive or None,
             "wckey": None,
             "stderr_to_stdout": True,
             "array_parallelism": cluster.workers,
-            "additional_parameters": {"requeue": True},
-            # SLURM 22.05 and later do not hand --cpus-per-task on to srun.
-            "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_task}", *self._aftermath],
+            "additional_parameters": {
+                "requeue": True,
+                **{name: value for name, value in options.items() if value is not None},
+                **further,
+            },
+            "setup": [*self._aftermath, *self._modules, *cluster.setup],
             "teardown": ["ended=$?", ""],
-            "srun_args": ["--kill-on-bad-exit=1"],
+            "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_args],
         }
-        return parameters
+
+    @property
+    def _modules(self) -> list[str]:
+        """Lines that load the modules; sites whose batch shells do not know ``module`` define it for login shells."""
+        if not self._cluster.modules:
+            return []
+        load = shlex.join(["module", "load", *self._cluster.modules])
+        told = shlex.quote(f"mvdiff: not started: {load} failed")
+        return [
+            "type module >/dev/null 2>&1 || . /etc/profile",
+            f"{load} || {{ echo {told} >&2; ended=1; exit; }}",
+        ]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -93,7 +93,7 @@ class Submitter:
             cluster = self.cluster
             raise RequestError(
                 f"SLURM would not take this job ({reason(error)}), which asks for {cluster.nodes} nodes, each with "
-                f"{cluster.tasks} tasks of {cluster.cpus_per_task} CPUs and {cluster.gpus_per_node} GPUs",
+                f"{cluster.tasks} tasks of {cluster.cpus} CPUs and {cluster.gpus_per_node} GPUs",
                 "change cluster.nodes, .gpus_per_node, .cpus_per_task, .memory_gb, .time_min, or another it names",
             ) from None
 

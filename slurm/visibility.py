@@ -17,11 +17,7 @@ def unseen(cluster: Cluster, paths: Sequence[Path]) -> list[Path]:
     Raises:
         RequestError: no node is free, or SLURM refuses.
     """
-    asked = {
-        "partition": cluster.partition, "account": cluster.account, "qos": cluster.qos,
-        "constraint": cluster.constraint, "exclude": cluster.exclude,
-    }  # fmt: skip
-    options = [f"--{name}={value}" for name, value in asked.items() if value]
+    options = [f"--{name}={value}" for name, value in cluster.place.items()]
     found = run(
         "srun", "--quiet", "--nodes=1", "--ntasks=1", "--time=1", "--chdir=/", f"--immediate={PATIENCE_S}", *options,
         "sh", "-c", _LOOK, "sh", *map(str, paths),

@@ -1,5 +1,6 @@
 """Arrays that are too long, limits, an sbatch without an answer, nodes to keep away from: on a real SLURM."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,13 +16,13 @@ import pytest
 from jobs import synth, watch
 from jobs.cli import main
 from jobs.runfolder import Run
-from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.exclusion import dispensable
 from slurm.queue import nodes
 from slurm.submission import Submission, states
 from slurm.submitter import Submitter
 from tests.cluster.lab import in_background, last_job
+from tests.site import site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -37,10 +38,7 @@ CALL = """
             with (Path(self.folder) / f"worker-{worker}").open("a") as file:
                 file.write(os.environ["SLURM_JOB_ID"] + "\\n")
 """
-QUICK = Cluster(
-    kind="slurm", nodes=1, gpus_per_node=0, tasks_per_node=None, workers=12, cpus_per_task=1, memory_gb=None,
-    time_min=5, signal_lead_s=None, partition="low", account=None, qos=None, constraint=None, exclude=None, setup=[],
-)  # fmt: skip
+QUICK = site(workers=12, time_min=5, partition="low")
 
 
 class Lab:
@@ -208,7 +206,7 @@ def test_a_controller_that_is_away_for_a_moment_is_waited_for(lab, limited_clust
 
 def test_only_nodes_that_can_be_spared_are_left_out(limited_cluster, eventually):
     def left_out(*bad: str, **changes) -> list[str]:
-        return dispensable(Cluster(**{**vars(QUICK), **changes}), bad)
+        return dispensable(dataclasses.replace(QUICK, **changes), bad)
 
     assert left_out("n2", "n7", "", "n1,n2") == ["n2"]
     assert left_out("n2", partition=None) == ["n2"]

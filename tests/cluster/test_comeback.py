@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from jobs.runfolder import JobFolder, Run
 from jobs.task import Task
 from mvdiff.events import read_events
-from slurm.cluster import Cluster
 from slurm.queue import job_fields
 from slurm.submitter import Submitter
 from slurm.testbed import Testbed, processes
+from tests.site import site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -85,13 +85,7 @@ class Probe:
         (self.folder.code / "jobs/pack.py").write_text(textwrap.dedent(JOB))
         task = self.folder.code / "jobs/task.py"
         task.write_text(task.read_text() + start_up.format(logs=str(self.folder.logs)))
-        cluster = Cluster(
-            **{
-                "kind": "slurm", "nodes": 2, "gpus_per_node": 0, "tasks_per_node": 1, "workers": 1, "cpus_per_task": 1,
-                "memory_gb": None, "time_min": 10, "signal_lead_s": None, "partition": "low", "account": None,
-                "qos": None, "constraint": None, "exclude": None, "setup": [], **asked,
-            }
-        )  # fmt: skip
+        cluster = site(**{"nodes": 2, "tasks_per_node": 1, "time_min": 10, "partition": "low", **asked})
         submitter = Submitter(cluster, "probe", self.folder.logs, self.folder.code, 30, tries)
         (self.id,) = submitter.submit(Task(self.folder.path), None).job_ids
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from slurm import requeue
-from slurm.cluster import Cluster
 from slurm.queue import moment
 from slurm.requeue import TRIES, ask, unasked
 from slurm.submitter import Submitter
 from slurm.words import BEGAN, GAVE_UP, STOPPED, Words
+from tests.site import site
 
 RUNNING = "JobId=7 JobState=RUNNING Reason=None Restarts=0 EndTime=2026-11-24T15:44:49"
 ENDING = "JobId=7 JobState=COMPLETING Reason={} Restarts={}"
@@ -44,15 +44,10 @@ def queue(tmp_path, monkeypatch):
 
 def batch(tmp_path: Path, srun: str, name: str = "logs", **changes) -> "subprocess.Popen[bytes]":
     """The batch script of a job whose step is ``srun``, running."""
-    asked = {
-        "kind": "slurm", "nodes": 1, "gpus_per_node": 0, "tasks_per_node": None, "workers": 1, "cpus_per_task": 1,
-        "memory_gb": None, "time_min": 9, "signal_lead_s": None, "partition": None, "account": None, "qos": None,
-        "constraint": None, "exclude": None, "setup": [], **changes,
-    }  # fmt: skip
     (tmp_path / name).mkdir(exist_ok=True)
     (tmp_path / "cwd").mkdir(exist_ok=True)
     executable(tmp_path / "bin/srun", f"#!/bin/sh\n{srun}\n")
-    script = Submitter(Cluster(**asked), "x", tmp_path / name, tmp_path / name / "code", 60).script(None)
+    script = Submitter(site(time_min=9, **changes), "x", tmp_path / name, tmp_path / name / "code", 60).script(None)
     (tmp_path / "job.sh").write_text(script)
     return subprocess.Popen(["bash", str(tmp_path / "job.sh")], cwd=tmp_path / "cwd")
 
@@ -112,6 +107,15 @@ def test_a_shell_that_is_told_to_end_asks_at_once_and_only_where_it_should(tmp_p
     assert job.wait(20) != 0
     assert ("requeue 7" in queue()) is asked
     assert (tmp_path / "logs/unasked-7-0").exists() is asked
+
+
+def test_a_job_whose_module_is_missing_does_not_begin_and_tries_again(tmp_path, queue, monkeypatch, capfd):
+    monkeypatch.setenv("BASH_FUNC_module%%", "() { return 1; }")
+    job = batch(tmp_path, f"touch {tmp_path}/ran", modules=["cuda/99"])
+    assert job.wait(30) == 1
+    assert "mvdiff: not started: module load cuda/99 failed" in capfd.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert queue()[-1] == "requeue 7"
 
 
 def test_a_job_that_gave_up_asks_nothing_and_one_that_stopped_is_not_counted(tmp_path, queue):

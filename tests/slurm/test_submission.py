@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,34 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.script import BatchScript
 from slurm.submission import Submission, states
 from slurm.submitter import Submitter
+from tests.site import site
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def cluster(**changes) -> Cluster:
-    base = Cluster(
-        kind="slurm",
-        nodes=2,
-        gpus_per_node=4,
-        tasks_per_node=None,
-        workers=64,
-        cpus_per_task=8,
-        memory_gb=None,
-        time_min=1440,
-        signal_lead_s=None,
-        partition=None,
-        account=None,
-        qos=None,
-        constraint=None,
-        exclude=None,
-        setup=[],
-    )
-    return dataclasses.replace(base, **changes)
+cluster = functools.partial(site, nodes=2, gpus_per_node=4, workers=64, cpus_per_task=8)
 
 
 def script(tmp_path: Path, workers: int | None, **changes) -> str:
@@ -48,13 +31,34 @@ def script(tmp_path: Path, workers: int | None, **changes) -> str:
     return text.replace(str(tmp_path), "RUN").replace(sys.executable, "PYTHON")
 
 
-@pytest.mark.parametrize(
-    ("name", "workers", "changes"),
-    [
-        ("training", None, {"partition": "gpu", "account": "lab 7", "memory_gb": 64}),
-        ("array", 64, {"nodes": 1, "gpus_per_node": 1, "setup": ["module load cuda/12"], "exclude": "n[1-3],n7"}),
-    ],
-)
+SCRIPTS = {
+    "training": (None, {"partition": "gpu", "account": "lab 7", "memory_gb": 64}),
+    "array": (64, {"nodes": 1, "gpus_per_node": 1, "setup": ["ulimit -l unlimited"], "exclude": "n[1-3],n7"}),
+    "gpus-per-node": (None, {"gpu_type": "h200", "cpus_per_gpu": 12, "memory_per_gpu_gb": 120}),
+    "gres": (None, {"gpu_request": "gres", "gpu_type": "a100", "memory_gb": 0, "exclusive": True}),
+    "gpus-per-task": (None, {"gpu_request": "gpus-per-task", "tasks_per_node": 2, "memory_per_cpu_gb": 1.5}),
+    "cpus": (None, {"gpus_per_node": 0, "cpus_per_gpu": 12, "tasks_per_node": 4}),
+    "modules": (None, {"modules": ["cuda/12.4", "a b"], "python": "/lab/venv/bin/python"}),
+    "container": (
+        None,
+        {
+            "container": "apptainer exec --nv '/images/mouse lab.sif'", "python": "python3", "scratch": "/local/$USER",
+            "environment": {"HDF5_USE_FILE_LOCKING": "FALSE", "QUOTED": "a $HOME 'b'", "ON": True, "EMPTY": None},
+            "network_interface": "ib0", "srun_args": ["--mpi=none"],
+        },
+    ),
+    "everything": (
+        4,
+        {
+            "nodes": 1, "partition": "gpu,low", "account": "lab", "qos": "long", "reservation": "course",
+            "constraint": "h200&ib", "comment": "mouse's views", "mail_user": "me@example.org", "mail_type": "END",
+            "extra": {"licenses": "scratch:1", "switches": 1, "spread-job": True, "nice": None, "contiguous": False},
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "workers", "changes"), [(name, *asked) for name, asked in SCRIPTS.items()])
 def test_batch_script_is_the_golden_one(tmp_path, name, workers, changes):
     golden = GOLDEN / f"{name}.sh"
     got = script(tmp_path, workers, **changes)
@@ -63,7 +67,13 @@ def test_batch_script_is_the_golden_one(tmp_path, name, workers, changes):
     assert got == golden.read_text()
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint", "exclude"])
+WORDS = (
+    "partition", "account", "qos", "constraint", "exclude", "reservation", "comment", "mail_user", "mail_type",
+    "network_interface", "python", "container",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", WORDS)
 @pytest.mark.parametrize("value", ["gpu\necho broken out", "gpu\r", "a\x00b", "a\x7fb"])
 def test_control_characters_never_reach_a_script(field, value):
     with pytest.raises(RequestError, match=f"cluster.{field}=.*control character"):
@@ -71,12 +81,18 @@ def test_control_characters_never_reach_a_script(field, value):
 
 
 def test_control_character_in_a_setup_line_or_the_job_name_is_refused(tmp_path):
-    with pytest.raises(RequestError, match="control character"):
-        cluster(setup=["module load x", "a\nb"])
+    for changes in (
+        {"setup": ["module load x", "a\nb"]}, {"modules": ["a\nb"]}, {"srun_args": ["a\nb"]}, {"scratch": "/a\nb"},
+        {"extra": {"nice": "1\n2"}}, {"environment": {"A": "1\n2"}},
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match="control character"):
+            cluster(**changes)
     with pytest.raises(RequestError, match="job name"):
         Submitter(cluster(), "a\nb", tmp_path, tmp_path, 180)
 
 
+MODULE = {"BASH_FUNC_module%%": "() { printf '%s\\n' module \"$@\"; }"}
+"""How bash hands functions on, and sites their module command."""
 HOSTILE = ["$(touch hit)", "`touch hit`", "'; touch hit; '", '"; touch hit; "', "a b", "#", "$HOME", "ü|&;<>*?~"]
 
 
@@ -88,16 +104,27 @@ def test_hostile_names_are_only_words_when_the_script_runs(tmp_path, name):
         folder.mkdir()
     (bin_ / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$SEEN"\n')
     (bin_ / "srun").chmod(0o755)
-    one = cluster(partition=name, account=name, exclude=name, constraint=name, qos=name)
+    words = {field: name for field in WORDS if field not in ("container", "python")}
+    one = cluster(
+        **words, extra={"licenses": name}, srun_args=[name], environment={"A": name}, scratch=f"/{name}",
+        container=shlex.join(["apptainer", name]), modules=[name],
+    )  # fmt: skip
     text = Submitter(one, name, logs, logs / "code", 180).script(None)
     (tmp_path / "job.sh").write_text(text)
     seen = tmp_path / "seen"
-    environment = os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}", "SEEN": str(seen)}
-    subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=cwd, env=environment, check=True)
+    environment = os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}", "SEEN": str(seen), **MODULE}
+    told = subprocess.run(
+        ["bash", str(tmp_path / "job.sh")], cwd=cwd, env=environment, check=True, capture_output=True, text=True
+    )
+    assert told.stdout.splitlines() == ["module", "load", name]
     assert list(cwd.iterdir()) == []
     words = seen.read_text().splitlines()
     assert str(logs) in words
-    assert f"PYTHONPATH={logs / 'code'}" in words
+    assert {f"PYTHONPATH={logs / 'code'}", f"A={name}", f"GLOO_SOCKET_IFNAME={name}", f"MVDIFF_SCRATCH=/{name}"} <= set(
+        words
+    )
+    assert words[words.index("apptainer") + 1] == name
+    assert words.index("--kill-on-bad-exit=1") + 1 == words.index(name)
 
 
 SHOW = "import signal, sys; print(*sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), *sys.argv[1:])"
@@ -132,6 +159,18 @@ def test_a_percent_sign_that_slurm_would_expand_is_refused(tmp_path):
         ({"nodes": 0}, "cluster.nodes=0"),
         ({"workers": 0}, "cluster.workers=0"),
         ({"kind": "local"}, "add cluster=slurm"),
+        ({"gpu_request": "gpu"}, "cluster.gpu_request='gpu' is unknown: choose one of gpus-per-node, gres"),
+        ({"gpu_type": "a100:2"}, "cluster.gpu_type='a100:2' is no kind of GPU"),
+        ({"gpu_request": "gpus-per-task", "tasks_per_node": 3}, "gpus_per_node=4 cannot be shared by 3 tasks alike"),
+        ({"memory_gb": 1, "memory_per_gpu_gb": 1}, "cluster.memory_gb and cluster.memory_per_gpu_gb are given"),
+        ({"extra": {"--nice": 1}}, "no option of sbatch"),
+        ({"extra": {"nice": [1]}}, "no option of sbatch"),
+        ({"extra": {"signal": "USR1@10"}}, "cluster.extra has signal, which mvdiff sets"),
+        ({"extra": {"mail-user": "me"}}, "cluster.extra has mail-user, which mvdiff sets"),
+        ({"environment": {"A B": 1}}, "no variable"),
+        ({"environment": {"PYTHONPATH": "/x"}}, "cluster.environment has PYTHONPATH, which jobs need as it is"),
+        ({"container": "apptainer 'exec"}, "cluster.container=.* is no command"),
+        ({"scratch": "tmp"}, "cluster.scratch='tmp' depends on where a job starts"),
         ({"signal_lead_s": 600, "time_min": 10}, "cluster.signal_lead_s=600 is no less than the time limit of 10 min"),
     ],
 )

@@ -15,8 +15,6 @@
 #SBATCH --time=1440
 
 # setup
-module load cuda/12
-export SRUN_CPUS_PER_TASK=8
 aftermath() {
   trap "" TERM USR2
   [ "$ended" = 0 ] || env PYTHONPATH=RUN/code PYTHON -P -m slurm.aftermath RUN/logs 3
@@ -24,6 +22,8 @@ aftermath() {
 }
 ended=143
 trap aftermath EXIT
+export SRUN_CPUS_PER_TASK=8
+ulimit -l unlimited
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -5,7 +5,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=4
 #SBATCH --job-name=mice-train
-#SBATCH --mem=64GB
+#SBATCH --mem=64G
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append
@@ -16,7 +16,6 @@
 #SBATCH --time=1440
 
 # setup
-export SRUN_CPUS_PER_TASK=8
 aftermath() {
   trap "" TERM USR2
   [ "$ended" = 0 ] || env PYTHONPATH=RUN/code PYTHON -P -m slurm.aftermath RUN/logs
@@ -24,6 +23,7 @@ aftermath() {
 }
 ended=143
 trap aftermath EXIT
+export SRUN_CPUS_PER_TASK=8
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -1,0 +1,33 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=4
+#SBATCH --job-name=mice-train
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --open-mode=append
+#SBATCH --output=RUN/logs/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@180
+#SBATCH --time=1440
+
+# setup
+aftermath() {
+  trap "" TERM USR2
+  [ "$ended" = 0 ] || env PYTHONPATH=RUN/code /lab/venv/bin/python -P -m slurm.aftermath RUN/logs
+  exit "$ended"
+}
+ended=143
+trap aftermath EXIT
+export SRUN_CPUS_PER_TASK=8
+type module >/dev/null 2>&1 || . /etc/profile
+module load cuda/12.4 'a b' || { echo 'mvdiff: not started: module load cuda/12.4 '"'"'a b'"'"' failed' >&2; ended=1; exit; }
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output RUN/logs/%j_%t_log.out --kill-on-bad-exit=1 sh -c 'env --block-signal=USR2,TERM true 2>/dev/null && exec env --block-signal=USR2,TERM "$@"; exec env "$@"' sh PYTHONPATH=RUN/code OMP_NUM_THREADS=8 MKL_NUM_THREADS=8 OPENBLAS_NUM_THREADS=8 /lab/venv/bin/python -P -u -m slurm.guard RUN/logs
+
+
+# teardown
+ended=$?
