@@ -170,7 +170,13 @@ class Aviary:
 
     def _submitter(self, name: str, share: Cluster) -> Submitter:
         return Submitter(
-            share, f"doctor-{name}", self._folder.logs, self._folder.code, LEAD_S, 1, lambda line: self._tell(line)
+            share,
+            f"doctor-{name}",
+            self._folder.logs,
+            self._folder.code,
+            LEAD_S + share.signal_late_s,
+            1,
+            lambda line: self._tell(line),
         )
 
     def _remember(self) -> None:
@@ -236,7 +242,7 @@ class Aviary:
             case "environment":
                 return environment.judge(environment.measure(), told, HEAVY)
             case "gpus":
-                return gpu.judge(told, self._cluster.gpus_per_node)
+                return gpu.judge(told, self._cluster.gpus_per_node, self._cluster.gpus_of_a_task)
             case "clock":
                 return clock.judge(told)
             case "filesystem":
@@ -244,7 +250,7 @@ class Aviary:
             case "network":
                 return network.judge(told, self._config.nodes)
             case "signal":
-                return warning.judge(told, LEAD_S, self._ranks)
+                return warning.judge(told, LEAD_S, self._ranks, self._cluster.signal_late_s)
             case "requeue":
                 return comeback.judge(told, self._last_words(part)) if told else [self._silent(part, 0)]
             case "array":
@@ -325,6 +331,6 @@ def _same(one: DictConfig, other: DictConfig) -> bool:
     def essence(config: DictConfig) -> Any:
         content = OmegaConf.to_container(config)
         assert isinstance(content, dict)
-        return {key: value for key, value in content.items() if key not in ("wait_min", "resume", "nodes")}
+        return {key: value for key, value in content.items() if key not in ("wait_min", "resume", "nodes", "write")}
 
     return bool(essence(one) == essence(other))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs import manual
+from jobs import manual, sites
 from jobs.aviary import PARTS, Aviary
 from jobs.compose import composed, settings
 from jobs.runfolder import short
@@ -28,9 +29,10 @@ usage: mvdiff doctor cluster=SITE [key=value ...] [--json]
 Sends canaries, jobs of 1 to 15 minutes, to the cluster that configs/cluster/SITE.yaml describes, the same way as
 every job: same options, environment and signals. They show whether the warning signal comes, in every rank, and when;
 whether a job comes back; preemption; arrays; SLURM's commands, Python, GPUs, clocks and the shared folder on the nodes;
-and how fast nodes exchange gradients. One line a finding says that it is well or what to change. Interrupted, or with
-canaries that still wait in the queue, the same command goes on with those sent. Without cluster=, or with model= and
-what belongs to it, mvdiff doctor tells a model's memory instead: mvdiff doctor --help.
+and how fast nodes exchange gradients. One line a finding says that it is well or what to change; all of them, and the
+keys that follow from them, are written into the site's file where it is your own. Interrupted, or with canaries that
+still wait in the queue, the same command goes on with those sent. Without cluster=, or with model= and what belongs to
+it, mvdiff doctor tells a model's memory instead: mvdiff doctor --help.
 
 keys
 {keys}
@@ -69,13 +71,16 @@ def canaries(words: Sequence[str], as_json: bool) -> int:
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         aviary = Aviary.of(config, cluster, words, lambda line: print(f"doctor: {line}", flush=True))
         findings, waiting = aviary.watch(_print)
+    said = written(site, words, findings) if config.write else "nothing written: write=false"
     status = 1 if waiting or any(finding.level == CHANGE for finding in findings) else 0
     answer: dict[str, Any] = {"job": "doctor", "state": "waiting" if waiting else "done", "cluster": site}
     answer |= {"findings": [asdict(finding) for finding in findings], "waiting": waiting, "folder": str(aviary.path)}
+    answer |= {"written": said}
     if as_json:
         print(json.dumps({**answer, "reports": aviary.figures()}))
         return status
     _table(site, findings)
+    print(said)
     if waiting:
         print("not known yet: " + ", ".join(f"{part} ({why})" for part, why in waiting.items()))
         print("the same command looks again")
@@ -98,12 +103,29 @@ def _refuse_values(config: Any) -> None:
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
             raise InputError(f"{key}={value} cannot be", f"give a number of at least {least}")
-    if not isinstance(config.resume, bool):
-        raise InputError(f"resume={config.resume} cannot be", "give true or false")
+    for key in ("resume", "write"):
+        if not isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]} cannot be", "give true or false")
     if isinstance(config.folders, str):
         config.folders = [config.folders]
     config.nodes = int(config.nodes)
     config.folders = [str(Path(str(folder)).expanduser().absolute()) for folder in config.folders]
+
+
+def written(site: str, words: Sequence[str], findings: list[Finding]) -> str:
+    """Put what was found into the site's file; the line that says so, or why not."""
+    file = sites.own().get(site)
+    if file is None:
+        return f"nothing written: cluster={site} is shipped, and mvdiff cluster new SITE makes a file of your own"
+    if changed := [word for word in words if word.startswith("cluster.")]:
+        return f"nothing written to {short(file)}, which is not what was tried: {' '.join(changed)}"
+    if not findings:
+        return f"nothing learned for {short(file)} yet"
+    changes = {key: value for finding in findings for key, value in finding.learned.items()}
+    day = time.strftime("%Y-%m-%d")
+    sites.update(file, changes, [f"{day} {finding.part}: {finding}" for finding in findings])
+    keys = "".join(f", {key}: {value}" for key, value in changes.items())
+    return f"written to {short(file)}: {len(findings)} findings{keys}"
 
 
 def _print(finding: Finding) -> None:

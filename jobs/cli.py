@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 WITH_PATH = ("verify", "export")
 LOOKING_AFTER = ("status", "logs", "cancel", "retry", "show", "clean")
+BY_ITSELF = (*LOOKING_AFTER, "cluster")
 CHAINED = tuple(name for name in JOBS if name not in WITH_PATH)
 OF_THE_CHAIN = ("--dry-run", "--wait", "--json")
 SHORTHANDS = {"generate": ("limit", "ids", "shards", "generate.reference_view")}
@@ -100,8 +101,8 @@ def _run(words: list[str]) -> int:
         return demo(rest)
     if command in ("doctor", "bench"):
         return _asked(command, rest)
-    if command in LOOKING_AFTER:
-        return _look_after(command, rest)
+    if command in BY_ITSELF:
+        return _by_itself(command, rest)
     if command == "testbed":
         from jobs.testbed import testbed
 
@@ -109,8 +110,8 @@ def _run(words: list[str]) -> int:
     raise InputError(f"unknown command {command!r}", f"choose one of {', '.join(manual.SUMMARIES)}")
 
 
-def _look_after(name: str, words: list[str]) -> int:
-    """A command about a run's jobs, which stands in the module of its name."""
+def _by_itself(name: str, words: list[str]) -> int:
+    """A command that stands in the module of its name, its options and its help included."""
     command: Callable[[Sequence[str]], int] = getattr(import_module(f"jobs.{name}"), name)
     try:
         return command(words)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,16 +38,15 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
     """The resolved configuration of ``job`` with the overrides ``words`` (``key=value``, Hydra's grammar).
 
     ``data=PATH`` is short for ``data.path=PATH`` unless a file of ``configs/data`` bears that name. The keys in
-    ``LITERAL`` take their value as it stands, whatever characters a path is made of. A folder ``configs`` in the
-    working directory is searched after the package's own: a site's ``cluster/SITE.yaml`` may lie there.
+    ``LITERAL`` take their value as it stands, whatever characters a path is made of. After the package's own files
+    those of ``own_folders`` are searched: a site's ``cluster/SITE.yaml`` lies there.
 
     Raises:
         InputError, RequestError: an unknown key or choice (with the nearest valid ones), a missing value, wrong syntax.
     """
     overrides, literals = _sorted_out(words)
-    own = Path.cwd() / "configs"
-    if own.is_dir() and own.resolve() != CONFIGS.resolve():
-        overrides.append(f"hydra.searchpath=['file://{own}']")
+    if searched := [_quoted(f"file://{own}") for own in own_folders()]:
+        overrides.append(f"hydra.searchpath=[{','.join(searched)}]")
     with initialize_config_dir(str(CONFIGS), version_base=None):
         try:
             config = compose(job, overrides=overrides)
@@ -100,9 +100,21 @@ def part(kind: type[T], config: DictConfig) -> T:
     return settings(kind, {name: config[name] for name in names}, "")
 
 
+def user_folder() -> Path:
+    """Where a person's own configurations lie, whatever folder they work in."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return (Path(home).expanduser() / "mvdiff").absolute()
+
+
+def own_folders() -> list[Path]:
+    """Folders with configurations beside the package's: ``configs`` of the working directory, then the user's own."""
+    places = [Path.cwd() / "configs", user_folder()]
+    return [place for place in places if place.is_dir() and place.resolve() != CONFIGS.resolve()]
+
+
 def choices(group: str) -> list[str]:
-    """Names of the files in a group of ``configs``."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    """Names of the files in a group of ``configs``, and of those in ``own_folders``."""
+    return sorted({path.stem for place in (CONFIGS, *own_folders()) for path in (place / group).glob("*.yaml")})
 
 
 def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
@@ -113,7 +125,7 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
         key, equals, value = word.partition("=")
         if key == "experiment" and value != "null":
             # Hydra passes over an optional choice that is not there
-            there = choices(key) + [path.stem for path in (Path.cwd() / "configs" / key).glob("*.yaml")]
+            there = choices(key)
             if value not in there:
                 raise InputError(f"experiment={value} does not exist", f"choose experiment= from {', '.join(there)}")
         if not equals and not word.startswith("~"):
@@ -138,6 +150,11 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
             ) from None
         overrides.append(word)
     return overrides, literals
+
+
+def _quoted(text: str) -> str:
+    """As a value in Hydra's grammar, where only a backslash before a quote is more than itself."""
+    return "'" + re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", "\\'") + "'"
 
 
 def _unknown_key(job: str, error: Exception) -> InputError:

@@ -31,6 +31,7 @@ SUMMARIES = {
     "retry": "do what failed of a run once more",
     "show": "with which settings, code and words a run's job was made",
     "clean": "leftovers of runs, listed first and deleted only when told to",
+    "cluster": "describe the cluster that jobs are sent to, by asking it",
     "doctor": "whether a model fits a GPU; with cluster=SITE: what a cluster does to jobs",
     "bench": "how fast this machine trains, generates, feeds, saves and scales",
     "demo": "the whole way on this machine: synth, train, generate, evaluate",

@@ -12,6 +12,7 @@ from slurm.errors import RequestError
 _LEAST = {
     "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "workers": 1, "cpus_per_task": 1, "cpus_per_gpu": 1,
     "memory_gb": 0, "memory_per_cpu_gb": 0.1, "memory_per_gpu_gb": 0.1, "time_min": 1, "signal_lead_s": 0,
+    "signal_late_s": 0,
 }  # fmt: skip
 
 LEAD_S = 180
@@ -68,6 +69,8 @@ class Cluster:
     signal_lead_s: int | None
     """How long before the time limit the warning signal is sent, in seconds (SLURM may send it 60 s earlier); null: as
     ``lead_s`` finds it."""
+    signal_late_s: int
+    """How much later than asked for this site sends it, in seconds: it is asked for so much earlier."""
     partition: str | None
     account: str | None
     qos: str | None
@@ -183,8 +186,8 @@ class Cluster:
             need_s: what the job was seen to need between a warning and its end; None where that is not known.
         """
         if self.signal_lead_s is not None:
-            return self.signal_lead_s
-        wanted = LEAD_S if need_s is None else math.ceil(need_s)
+            return min(self.signal_lead_s + self.signal_late_s, _LONGEST_LEAD_S)
+        wanted = self.signal_late_s + (LEAD_S if need_s is None else math.ceil(need_s))
         return min(wanted, 60 * self.time_min // 3, _LONGEST_LEAD_S)
 
     @property
@@ -200,6 +203,11 @@ class Cluster:
         return math.ceil(self.cpus_per_gpu * self.gpus_per_node / self.tasks)
 
     @property
+    def gpus_of_a_task(self) -> int:
+        """GPUs that each process sees."""
+        return self.gpus_per_node // (self.tasks if self.gpu_request == "gpus-per-task" else 1)
+
+    @property
     def place(self) -> dict[str, str]:
         """Where in the cluster a job runs, and for whom: options of sbatch and srun by their long names."""
         keys = ("partition", "account", "qos", "reservation", "constraint", "exclude")
@@ -213,8 +221,7 @@ class Cluster:
         kind = f"{self.gpu_type}:" if self.gpu_type else ""
         if self.gpu_request == "gres":
             return {"gres": f"gpu:{kind}{self.gpus_per_node}"}
-        count = self.gpus_per_node // (self.tasks if self.gpu_request == "gpus-per-task" else 1)
-        return {self.gpu_request: f"{kind}{count}"}
+        return {self.gpu_request: f"{kind}{self.gpus_of_a_task}"}
 
     @property
     def memory(self) -> dict[str, str]:

@@ -7,6 +7,14 @@ import pytest
 from jobs.cli import main
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobody_s_own_sites(tmp_path_factory):
+    """Whoever runs the tests may have described clusters of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def answer(capsys):
     """Run a command, and return its exit status and what it printed: an object of --json, or text."""

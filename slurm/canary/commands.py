@@ -51,7 +51,7 @@ def judge(login: Figures, reports: list[Figures]) -> list[Finding]:
                     "commands",
                     CHANGE,
                     f"{name} does not answer on {some(bad)} ({first}), and {why}",
-                    "put SLURM's commands on the PATH there (cluster.setup=['module load slurm']), or ask the site",
+                    "put SLURM's commands on the PATH there (cluster.modules=[slurm]), or ask the site",
                 )
             )
         else:

@@ -72,7 +72,7 @@ def judge(login: Figures, reports: list[Figures], heavy: str) -> list[Finding]:
                     "environment",
                     CHANGE,
                     f"{heavy} cannot be imported on node {report['node']} ({report['import_error']})",
-                    "install the build that fits the nodes' driver, or load the module that it needs in cluster.setup",
+                    "install the build that fits the nodes' driver, or name its module in cluster.modules",
                 )
             )
             return findings

@@ -1,6 +1,7 @@
 """What a canary's figures mean for the person who asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 OK, NOTE, CHANGE = "ok", "note", "change"
 
@@ -15,6 +16,8 @@ class Finding:
     what: str
     mend: str = ""
     """What to change, with the key or the command; empty unless the level is change."""
+    learned: dict[str, Any] = field(default_factory=dict)
+    """Keys of the site, with the values that they should have after this."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.mend}" if self.mend else self.what

@@ -23,16 +23,17 @@ def measure() -> Figures:
     return {"cards": cards, "wrong": wrong, "allotted": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
-def judge(reports: list[Figures], asked: int) -> list[Finding]:
+def judge(reports: list[Figures], asked: int, of_a_rank: int) -> list[Finding]:
     """What the ranks' GPUs mean.
 
     Args:
         reports: each with its ``node``, ``rank``, and ``cuda``: how many GPUs the rank's own library can use.
         asked: GPUs asked for on a node.
+        of_a_rank: how many of them each rank should see.
     """
     if not asked:
         return [Finding("gpus", OK, "none asked for (cluster.gpus_per_node=0): jobs compute on CPUs")]
-    blind = [report for report in reports if report["cuda"] < asked]
+    blind = [report for report in reports if report["cuda"] < of_a_rank]
     if blind:
         who = [f"rank {report['rank']} on {report['node']}" for report in blind]
         first = blind[0]
@@ -41,7 +42,7 @@ def judge(reports: list[Figures], asked: int) -> list[Finding]:
             Finding(
                 "gpus",
                 CHANGE,
-                f"CUDA sees {first['cuda']} of {asked} GPUs in {some(who)} ({driver}, "
+                f"CUDA sees {first['cuda']} of {of_a_rank} GPUs in {some(who)} ({driver}, "
                 f"CUDA_VISIBLE_DEVICES={first['allotted']})",
                 "install the torch build for that driver, choose cluster.partition= or cluster.constraint= with GPUs, "
                 "or say cluster.gpus_per_node=0",
@@ -59,4 +60,6 @@ def judge(reports: list[Figures], asked: int) -> list[Finding]:
                 "choose one kind with cluster.constraint= or cluster.partition=",
             )
         ]
-    return [Finding("gpus", OK, f"{seen}: {some(cards)}")]
+    memory = min(int(memory) for _, memory, _ in kinds) if kinds else None
+    learned = {"card": round(memory / 1024, 1)} if memory else {}
+    return [Finding("gpus", OK, f"{seen}: {some(cards)}", learned=learned)]

@@ -23,8 +23,8 @@ def judge(reports: list[Figures], nodes: int) -> list[Finding]:
                 "network",
                 CHANGE,
                 f"{len(reports)} ranks on {nodes} nodes cannot sum a tensor ({wrong})",
-                "name the interface between the nodes in cluster.setup=['export NCCL_SOCKET_IFNAME=ib0 "
-                "GLOO_SOCKET_IFNAME=ib0'], or train with cluster.nodes=1",
+                "name the network between the nodes (ip -br addr on one of them) in cluster.network_interface=ib0, or "
+                "train with cluster.nodes=1",
             )
         ]
     first = reports[0]
@@ -39,8 +39,8 @@ def judge(reports: list[Figures], nodes: int) -> list[Finding]:
                 "network",
                 CHANGE,
                 said,
-                "NCCL goes over a slow network: see with cluster.setup=['export NCCL_DEBUG=INFO'] which, and name the "
-                "fast one in NCCL_SOCKET_IFNAME or NCCL_IB_HCA",
+                "NCCL goes over a slow network: see with cluster.environment={NCCL_DEBUG: INFO} which, and name the "
+                "fast one in cluster.network_interface, or in NCCL_IB_HCA there",
             )
         ]
     return [Finding("network", OK, said)]

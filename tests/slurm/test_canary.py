@@ -19,11 +19,11 @@ def ranks(*figures):
         ([{"SIGUSR2": 930.0}, {"SIGUSR2": 931.0}], "ok", "69 s before the end"),
         ([{"SIGUSR2": 930.0}, {"SIGTERM": 1000.0}], "change", "rank 1 on n2"),
         ([{"SIGUSR2": 930.0}], "change", "rank 1"),
-        ([{"SIGUSR2": 980.0}, {"SIGUSR2": 980.0}], "change", "signal_lead_s=60"),
+        ([{"SIGUSR2": 980.0}, {"SIGUSR2": 980.0}], "change", "signal_late_s=25"),
     ],
 )
 def test_warning(heard, level, says):
-    (found,) = warning.judge(ranks(*({"heard": one, "ends": 1000.0} for one in heard)), 40, 2)
+    (found,) = warning.judge(ranks(*({"heard": one, "ends": 1000.0} for one in heard)), 40, 2, 5)
     assert found.level == level and says in str(found)
 
 
@@ -66,9 +66,9 @@ def test_environment():
 
 def test_gpu():
     good = {"cards": [["H100", "81559", "550"]], "wrong": None, "allotted": "0", "cuda": 1}
-    assert levels(gpu.judge(ranks(good, good), 1)) == ["ok"]
-    assert levels(gpu.judge(ranks(good, {**good, "cuda": 0}), 1)) == ["change"]
-    assert levels(gpu.judge(ranks(good, {**good, "cards": [["A100", "40960", "550"]]}), 1)) == ["change"]
+    assert levels(gpu.judge(ranks(good, good), 1, 1)) == ["ok"]
+    assert levels(gpu.judge(ranks(good, {**good, "cuda": 0}), 1, 1)) == ["change"]
+    assert levels(gpu.judge(ranks(good, {**good, "cards": [["A100", "40960", "550"]]}), 1, 1)) == ["change"]
 
 
 def test_filesystem():

@@ -179,6 +179,11 @@ def test_impossible_requests_are_refused(changes, says):
         cluster(**changes)
 
 
+def test_a_warning_that_comes_late_is_asked_for_earlier():
+    assert cluster(signal_late_s=20).lead_s(None) == 200
+    assert cluster(signal_late_s=20, signal_lead_s=60).lead_s(900) == 80
+
+
 @pytest.mark.parametrize(
     ("asked", "need", "time_min", "lead"),
     [(None, None, 1440, 180), (None, 45.2, 1440, 46), (None, None, 5, 100), (None, 1000.0, 10, 200), (7, 900.0, 10, 7),

@@ -1,0 +1,235 @@
+"""`mvdiff cluster new SITE`: a file that describes a site, from what the cluster says of itself."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.prompt import IntPrompt, Prompt
+
+from jobs import sites
+from jobs.compose import composed, settings, user_folder
+from jobs.parser import helped, parser
+from jobs.runfolder import short
+from mvdiff.errors import InputError
+from slurm.cluster import Cluster
+from slurm.errors import RequestError
+from slurm.offer import Partition, accounts, fitted, partitions
+
+HELP = """\
+mvdiff cluster: the sites that jobs can be sent to
+
+usage: mvdiff cluster new SITE [key=value ...] [--yes] [--here] [--force] [--json]
+       mvdiff cluster list [--json]
+       mvdiff cluster show SITE [--json]
+
+new    asks the cluster (sinfo, sacctmgr) and then you, tries with sbatch --test-only which way of asking for GPUs and
+       memory it takes, and writes the answers to a file, which cluster=SITE means from then on. Queues nothing.
+       Keys given are not asked for; mvdiff train --keys cluster=slurm explains all of them.
+list   your sites
+show   what cluster=SITE asks for, and which file says so
+
+options
+  --yes       take what is suggested, and ask nothing; so it is where no terminal is there to answer
+  --here      write to configs/cluster/ of this folder, for those who work in it, and not to your own configuration
+  --force     replace the file that is there
+  --json      print one JSON object on standard output and nothing else there
+
+examples
+  mvdiff cluster new mysite
+  mvdiff cluster new mysite partition=gpu account=lab gpu_type=a100 time_min=720 --yes
+  mvdiff doctor cluster=mysite
+
+exit status
+  0 done, 2 the request was wrong, or SLURM takes no such job (one line says what)"""
+
+_DAY_MIN = 1440
+_SPARE = 0.95
+"""Share of a node's memory that jobs can ask for: SLURM's own view of it may be smaller than the machine's."""
+_CPUS = 8
+
+
+def cluster(words: Sequence[str]) -> int:
+    """Make, list or show sites; returns the exit status.
+
+    Raises:
+        InputError, RequestError: the request was wrong, or the queue takes no such job.
+    """
+    if helped(words, HELP) or not words:
+        if not words:
+            print(HELP)
+        return 0
+    options = parser("cluster")
+    options.add_argument("verb")
+    options.add_argument("words", nargs="*")
+    for flag in ("--yes", "--here", "--force", "--json"):
+        options.add_argument(flag, action="store_true")
+    asked = options.parse_intermixed_args(words)
+    match asked.verb, asked.words:
+        case "new", [name, *given] if "=" not in name:
+            return _new(name, given, asked.yes, asked.here, asked.force, asked.json)
+        case "list", []:
+            return _list(asked.json)
+        case "show", [name]:
+            return _show(name, asked.json)
+    raise InputError(f"mvdiff cluster {' '.join(words)} is not understood", "see mvdiff cluster --help")
+
+
+def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as_json: bool) -> int:
+    sites.refuse_name(name)
+    place = Path.cwd() / "configs" if here else user_folder()
+    file = place / "cluster" / f"{name}.yaml"
+    if file.exists() and not force:
+        raise InputError(f"{file} is there already", "add --force to replace it, or change it with an editor")
+    values = _given(given)
+    console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    talks = not yes and not as_json and sys.stdin.isatty()
+    there = partitions()
+    if not there:
+        raise RequestError("sinfo shows no partition that is up and that you may use", "ask the site which is yours")
+    if talks:
+        for one in there:
+            console.print(f"{one.name:<16}{one.shown()}{' (the default one)' if one.default else ''}")
+    chosen = _partition(there, values, talks, console)
+    values = _asked(chosen, values, talks, console) | values
+    values, refusal = _tried(values)
+    if refusal:
+        raise RequestError(
+            f"SLURM would not take a job of this kind ({refusal})",
+            f"give what it misses: mvdiff cluster new {name} partition=... account=... qos=... time_min=...",
+        )
+    day = time.strftime("%Y-%m-%d")
+    sites.create(file, values, f"cluster={name}, as asked for on {day}; what doctor found stands at the end.")
+    if as_json:
+        print(json.dumps({"job": "cluster", "state": "done", "cluster": name, "file": str(file), "values": values}))
+        return 0
+    console.print(f"SLURM takes such jobs; {short(file)} says:")
+    console.print("".join(f"  {line}\n" for line in file.read_text(encoding="utf-8").splitlines()), end="")
+    console.print(f"next: mvdiff doctor cluster={name}")
+    return 0
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """The keys that were said, with their values."""
+    known = _shipped()
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.removeprefix("cluster.")
+        if not equals or key not in known or key == "kind":
+            raise InputError(f"{word!r} is no key of a site", f"choose from {', '.join(known)}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{word!r} cannot be read", f"write {key}=VALUE as in a YAML file") from None
+    return found
+
+
+def _shipped() -> dict[str, Any]:
+    content = OmegaConf.to_container(composed("canaries", []).cluster)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _partition(there: list[Partition], values: dict[str, Any], talks: bool, console: Console) -> Partition:
+    names = {one.name: one for one in there}
+    asked = values.get("partition")
+    if asked is None and talks:
+        asked = Prompt.ask("partition", choices=list(names), default=there[0].name, console=console)
+    if asked is None:
+        return there[0]
+    first = str(asked).split(",")[0]
+    if first not in names:
+        raise RequestError(
+            f"partition {first!r} does not exist on this cluster, or is down",
+            f"choose partition= from {', '.join(names)}",
+        )
+    return names[first]
+
+
+def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Console) -> dict[str, Any]:
+    """What the partition suggests, and what the user says to that; not what was ``given``."""
+    node = chosen.typical
+    values: dict[str, Any] = {"partition": chosen.name}
+
+    def number(key: str, text: str, suggested: int) -> None:
+        if key not in given:
+            values[key] = IntPrompt.ask(text, default=suggested, console=console) if talks else suggested
+
+    def text(key: str, question: str) -> str:
+        return Prompt.ask(question, default="", show_default=False, console=console).strip() if talks else ""
+
+    charged = accounts() if "account" not in given else []
+    if len(charged) > 1 and talks:
+        values["account"] = Prompt.ask("account", choices=charged, default=charged[0], console=console)
+    elif charged:
+        values["account"] = charged[0]
+    number("gpus_per_node", f"GPUs of a node that a job takes, of {node.gpus}", min(node.gpus, 1))
+    gpus = int(given.get("gpus_per_node", values.get("gpus_per_node", 0)) or 0)
+    kinds = {kind.gpu_type for kind in chosen.nodes if kind.gpus}
+    if gpus and node.gpus:
+        if len(kinds) > 1:
+            values["gpu_type"] = node.gpu_type
+        if not {"cpus_per_gpu", "cpus_per_task"} & set(given):
+            values["cpus_per_gpu"] = max(1, node.cpus // node.gpus)
+        if not {"memory_gb", "memory_per_cpu_gb", "memory_per_gpu_gb"} & set(given):
+            values["memory_per_gpu_gb"] = max(1, int(_SPARE * node.memory_gb / node.gpus))
+    elif not {"cpus_per_gpu", "cpus_per_task"} & set(given):
+        values["cpus_per_task"] = min(_CPUS, node.cpus)
+    number("time_min", "time limit of a job, in minutes", min(chosen.minutes or _DAY_MIN, _DAY_MIN))
+    if "modules" not in given and (
+        named := text("modules", "environment modules to load, with spaces between (empty: none)")
+    ):
+        values["modules"] = named.split()
+    if "scratch" not in given and (
+        folder := text("scratch", "folder on the nodes' own disks for temporary files (empty: none)")
+    ):
+        values["scratch"] = folder
+    if "mail_user" not in given and (
+        address := text("mail_user", "mail address for jobs that ended or failed (empty: none)")
+    ):
+        values |= {"mail_user": address, "mail_type": "END,FAIL"}
+    return values
+
+
+def _tried(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """``values`` with a way of asking that SLURM takes, and what it has against every way."""
+    one = settings(Cluster, OmegaConf.create(_shipped() | values), "")
+    took, refusal = fitted(one)
+    if took.gpu_request != one.gpu_request:
+        values = values | {"gpu_request": took.gpu_request}
+    memory = ("memory_gb", "memory_per_cpu_gb", "memory_per_gpu_gb")
+    dropped = {key for key in memory if getattr(one, key) is not None and getattr(took, key) is None}
+    return {key: value for key, value in values.items() if key not in dropped}, refusal
+
+
+def _list(as_json: bool) -> int:
+    found = sites.own()
+    if as_json:
+        print(json.dumps({"job": "cluster", "state": "done", "clusters": {name: str(f) for name, f in found.items()}}))
+        return 0
+    for name, file in found.items():
+        print(f"{name:<16}{short(file)}")
+    if not found:
+        print("no sites yet: mvdiff cluster new SITE, on a login node")
+    return 0
+
+
+def _show(name: str, as_json: bool) -> int:
+    file = sites.find(name)
+    if file is None:
+        known = ", ".join([*sites.SHIPPED, *sites.own()])
+        raise InputError(f"cluster={name} does not exist", f"choose from {known}, or mvdiff cluster new {name}")
+    values = OmegaConf.to_container(composed("canaries", [f"cluster={name}"]).cluster)
+    if as_json:
+        answer = {"job": "cluster", "state": "done", "cluster": name, "file": str(file), "values": values}
+        print(json.dumps(answer))
+        return 0
+    print(f"# {short(file)}")
+    print(OmegaConf.to_yaml(OmegaConf.create(values)), end="")
+    return 0

@@ -1,0 +1,70 @@
+"""`mvdiff cluster new` on a real SLURM: what it finds out, and which requests it has SLURM try."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from jobs.compose import user_folder
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("plain")]
+
+PICKY = """\
+#!/bin/sh
+for script; do :; done
+for option in gpus-per-node mem-per-gpu; do
+    grep -q -e "--$option=" "$script" && { echo "sbatch: error: this site wants no --$option" >&2; exit 1; }
+done
+exec SBATCH "$@"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return user_folder() / "cluster"
+
+
+def read(file):
+    content = yaml.safe_load(file.read_text())
+    assert content.pop("defaults") == ["slurm", "_self_"]
+    return content
+
+
+def test_a_site_is_described_by_asking_the_cluster(cluster, mine, answer):
+    status, told = answer("cluster", "new", "lab", "--json")
+    assert status == 0 and told["file"] == str(mine / "lab.yaml")
+    asked = {"partition": "low", "gpus_per_node": 1, "cpus_per_gpu": 2, "memory_per_gpu_gb": 60, "time_min": 1440}
+    assert read(mine / "lab.yaml") == told["values"] == asked
+    status, script = answer("synth", "run=x", "samples=8", "cluster=lab", "--dry-run")
+    assert status == 0
+    for option in ("--gpus-per-node=1", "--cpus-per-task=2", "--mem-per-gpu=60G", "--partition=low"):
+        assert f"#SBATCH {option}" in script
+    status, told = answer("cluster", "new", "lab")
+    assert status == 2 and "is there already: add --force" in told
+
+
+def test_the_account_and_the_partition_s_time_limit_are_taken_over(accounting_cluster, mine, answer):
+    status, told = answer("cluster", "new", "lab", "partition=short", "gpus_per_node=2", "--json")
+    assert status == 0
+    assert (told["values"]["account"], told["values"]["time_min"]) == ("lab", 5)
+
+
+def test_what_slurm_refuses_is_told_and_nothing_written(cluster, mine, answer):
+    status, told = answer("cluster", "new", "lab", "partition=short", "time_min=60", "--yes")
+    assert status == 2 and "SLURM would not take a job of this kind" in told and "time limit" in told
+    status, told = answer("cluster", "new", "lab", "partition=nix", "--yes")
+    assert status == 2 and "choose partition= from low, high, short" in told
+    assert not mine.exists()
+
+
+def test_the_way_of_asking_is_one_that_the_site_takes(cluster, mine, answer, tmp_path, monkeypatch):
+    picky = tmp_path / "bin/sbatch"
+    picky.parent.mkdir()
+    picky.write_text(PICKY.replace("SBATCH", shutil.which("sbatch")))
+    picky.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{picky.parent}:{os.environ['PATH']}")
+    status, told = answer("cluster", "new", "lab", "--json")
+    assert status == 0
+    assert told["values"]["gpu_request"] == "gres" and "memory_per_gpu_gb" not in told["values"]
