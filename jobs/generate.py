@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from jobs.compose import settings
-from jobs.job import Context, JobFailed
+from jobs.job import Context, JobFailed, Writes
 from jobs.preflight import Findings
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_readable, tell_left_out
@@ -27,7 +27,7 @@ from mvdiff.generate.settings import GenerateSettings, Recipe, reference_views
 from mvdiff.generate.starts import refuse_futile
 from mvdiff.generate.status import Status, status
 from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
-from mvdiff.rig import rig
+from mvdiff.rig import VIEWS, rig
 from mvdiff.shard import ShardIndex
 from mvdiff.shard.codec import filters
 from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
@@ -37,6 +37,8 @@ ARRAY = True
 CLAIMS_WORK = True
 COUNTS_STARTS = True
 _DAY_S = 86_400
+_PACKED = 0.28
+"""Of its raw size what a picture takes whose background is noise, compressed as results are; a black one takes less."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ def check(config: DictConfig, run: Run | None) -> None:
             "give data of that rig, or a checkpoint trained on this one",
         )
     tell_left_out(index, _checked.unknown)
+
+
+def writes(config: DictConfig, run: Run) -> Writes | None:
+    """The views of all samples that were checked."""
+    if _checked is None or config.checkpoint in (None, "best", "newest"):
+        return None
+    side = stored_settings(Path(config.checkpoint)).size
+    size = len(_checked.positions) * len(reference_views(config.generate.reference_view)) * VIEWS * 3 * side**2
+    return Writes(int(_PACKED * size), "what is generated", certain=False)
 
 
 def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:

@@ -43,6 +43,17 @@ class JobFailed(Hopeless):
     """The work was done and its outcome is bad; one line says so, and the exit status is 1."""
 
 
+@dataclass(frozen=True)
+class Writes:
+    """What a job is about to write into its run."""
+
+    size: int
+    """Bytes."""
+    what: str
+    certain: bool
+    """Whether it takes that much at least; else it may take less."""
+
+
 class Job(Protocol):
     """A module ``jobs.NAME``.
 
@@ -52,6 +63,8 @@ class Job(Protocol):
     each with the reason; names that the partition does not have are passed over.
     ``COUNTS_STARTS = True`` says that ``work`` itself counts the starts of its job and ends one that gets nowhere by a
     ``Hopeless`` error; without it a job may end unasked ``slurm.requeue.TRIES`` times.
+    ``writes(config, run) -> Writes | None``, asked after ``check``, tells what the job needs room for; None: little, or
+    not known.
     ``CLAIMS_WORK = True`` says of an array that its workers claim what is to be done as they go, so that any of them
     do all of it; without it the queue takes either as many workers as asked for or none.
     ``check_ahead(config, run, coming)`` is ``check`` for a job that is queued behind others, which will write the
@@ -86,6 +99,12 @@ def warning_s(module: Job, config: DictConfig, run: Run | None) -> float | None:
     """What the job ``module`` says that it needs between warning and end, in seconds; None where it says nothing."""
     measured: Callable[[DictConfig, Run | None], float | None] | None = getattr(module, "warning_s", None)
     return measured(config, run) if measured and run else None
+
+
+def writes(module: Job, config: DictConfig, run: Run) -> Writes | None:
+    """What the job ``module`` is about to write."""
+    told: Callable[[DictConfig, Run], Writes | None] | None = getattr(module, "writes", None)
+    return told(config, run) if told else None
 
 
 def bad_nodes(module: Job, config: DictConfig, run: Run) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """What is looked at before a job is queued: all that is wrong is told at once, and what may go wrong as well."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 
+from jobs.job import job
+from jobs.room import refuse_full, refuse_too_large, tightness
 from jobs.runfolder import Run
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
 from mvdiff.progress import duration
-from mvdiff.train.checkpoint import CheckpointStore
 from mvdiff.train.status import status
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
@@ -24,7 +24,6 @@ T = TypeVar("T")
 _OF_ONE_MACHINE = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 """File systems that a machine has for itself, unless it shares them by NFS with others."""
 _PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/run")))
-_GB = 1e9
 
 
 class Refusals(InputError):
@@ -56,6 +55,11 @@ class Findings:
         self._errors += [error for error in found if str(error) not in told]
         return None
 
+    @property
+    def none(self) -> bool:
+        """Whether nothing is wrong so far."""
+        return not self._errors
+
     def refuse(self) -> None:
         """Raise what was found, if anything was.
 
@@ -69,47 +73,33 @@ class Findings:
 
 
 def look_around(
-    findings: Findings, job: str, config: DictConfig, cluster: Cluster, run: Run | None, *, from_node: bool
+    findings: Findings, name: str, config: DictConfig, cluster: Cluster, run: Run | None, *, from_node: bool
 ) -> None:
-    """Add to ``findings`` what is wrong with disks and paths; ``from_node``: a node may be asked to look."""
+    """Add to ``findings`` what is wrong with disks, paths and memory; ``from_node``: a node may be asked to look."""
     if run is None or "check_on_node" not in config:
         return
-    findings.look(lambda: refuse_full(job, run))
+    if findings.none:
+        # what is asked for makes sense so far
+        findings.look(lambda: refuse_full(job(name), config, run))
+        if "check_memory" in config:
+            findings.look(lambda: refuse_too_large(name, config, cluster))
     if from_node:
         findings.look(lambda: refuse_unseen(config, cluster, run))
 
 
-def tell_remarks(job: str, config: DictConfig, cluster: Cluster, run: Run | None) -> None:
+def tell_remarks(name: str, config: DictConfig, cluster: Cluster, run: Run | None) -> None:
     """Write on standard error what need not be wrong."""
     if run is not None and "check_on_node" in config:
-        for line in remarks(job, config, cluster, run):
-            print(f"mvdiff {job}: {line}", file=sys.stderr)
+        for line in remarks(name, config, cluster, run):
+            print(f"mvdiff {name}: {line}", file=sys.stderr)
 
 
-def refuse_full(job: str, run: Run) -> None:
-    """Refuse training whose next checkpoint would not fit beside those that are there.
-
-    Raises:
-        InputError: less is free than the newest checkpoint takes.
-    """
-    store = CheckpointStore(run.checkpoints)
-    steps = store.steps() if job == "train" else []
-    if not steps:
-        return
-    newest = store.path(steps[-1])
-    needed = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-    free = shutil.disk_usage(run.path).free
-    if free < needed:
-        raise InputError(
-            f"{run.path} has {free / _GB:.1f} GB free, and a checkpoint of this run takes {needed / _GB:.1f} GB",
-            "make room (mvdiff clean lists leftovers), or choose another runs= folder",
-        )
-
-
-def remarks(job: str, config: DictConfig, cluster: Cluster, run: Run) -> list[str]:
-    """What need not be wrong, a line each: a time limit that is short, paths that nodes may not see."""
+def remarks(name: str, config: DictConfig, cluster: Cluster, run: Run) -> list[str]:
+    """What need not be wrong, a line each: a full disk, a time limit that is short, paths that nodes may not see."""
     told = []
-    left = _left_s(config, run) if job == "train" else None
+    if tight := tightness(job(name), config, run):
+        told.append(tight)
+    left = _left_s(config, run) if name == "train" else None
     if left is not None and left > 60 * cluster.time_min:
         told.append(
             f"some {duration(left)} of training are left at the pace measured so far, and cluster.time_min="

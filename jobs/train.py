@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from jobs.compose import settings
-from jobs.job import Context
+from jobs.job import Context, Writes
 from jobs.preflight import Findings
+from jobs.room import next_checkpoint
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
@@ -49,6 +50,13 @@ def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
         config.model.pretrained = str(_whole(find(config.model.pretrained)))
     check_coming(config.data, coming)
     _refuse_twice(run)
+
+
+def writes(config: DictConfig, run: Run) -> Writes | None:
+    """The next checkpoint."""
+    store = CheckpointStore(run.checkpoints)
+    steps = store.steps()
+    return next_checkpoint(config, store.path(steps[-1]) if steps else None)
 
 
 def settle(config: DictConfig, run: Run) -> None:

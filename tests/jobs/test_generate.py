@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from jobs import generate as module
 from jobs.cli import main
+from jobs.compose import composed, settings
+from jobs.job import writes
+from jobs.room import refuse_too_large
 from jobs.runfolder import Run
 from mvdiff import ResultStore
+from mvdiff.errors import InputError
 from mvdiff.generate.asked import Asked
 from mvdiff.shard import ShardIndex
+from slurm.cluster import Cluster
 
 SMALL = [
     "model.size=64", "model.new.patch=8", "model.new.widths=[16,32]", "model.new.latent_channels=8",
@@ -178,3 +184,16 @@ def test_status_tells_of_every_result_set(generate, lab, capsys):
     assert main(["status", "lab", "--json"]) == 0
     sets = json.loads(capsys.readouterr().out)["generate"]
     assert all(one["done"] == one["samples"] for one in sets.values())
+
+
+@pytest.mark.parametrize(("gib", "refused"), [(0.001, True), (8, False)])
+def test_a_generation_that_the_site_s_gpus_cannot_hold_is_refused(lab, gib, refused):
+    config = composed("generate", [*WORDS[1:], "cluster=slurm", f"cluster.card={gib}"])
+    module.check(config, lab)
+    cluster = settings(Cluster, config.cluster, "cluster")
+    if refused:
+        with pytest.raises(InputError, match=r"generate takes some .* GiB of a GPU.*generate\.batch less than"):
+            refuse_too_large("generate", config, cluster)
+    else:
+        refuse_too_large("generate", config, cluster)
+    assert writes(module, config, lab).size == int(0.28 * 12 * 6 * 3 * 64**2)

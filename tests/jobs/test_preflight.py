@@ -4,13 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
+from safetensors.numpy import save_file
 
-from jobs import preflight
+from jobs import room, train
 from jobs.cli import main
+from jobs.compose import composed, settings
+from jobs.job import Writes
 from jobs.preflight import of_one_machine
+from jobs.room import refuse_full
 from jobs.runfolder import Run
 from mvdiff.errors import InputError
+from slurm.cluster import Cluster
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -79,12 +86,52 @@ def test_a_disk_on_which_the_next_checkpoint_would_not_fit_is_refused(tmp_path, 
     newest.mkdir(parents=True)
     (newest / "weights").write_bytes(bytes(3_000_000))
     usage = shutil.disk_usage(tmp_path)
+    config = OmegaConf.create({})
     for free, refused in ((2_999_999, True), (3_000_000, False)):
-        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
-        findings = preflight.Findings()
-        findings.look(lambda: preflight.refuse_full("train", run))
+        monkeypatch.setattr(room.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
         if refused:
             with pytest.raises(InputError, match="a checkpoint of this run takes"):
-                findings.refuse()
+                refuse_full(train, config, run)
         else:
-            findings.refuse()
+            refuse_full(train, config, run)
+
+
+def test_a_first_checkpoint_is_four_times_the_weights_it_starts_from(tmp_path, monkeypatch):
+    (tmp_path / "unet").mkdir()
+    save_file({"a": np.zeros((250, 1000), np.float16)}, tmp_path / "unet/diffusion_pytorch_model.safetensors")
+    run = Run(tmp_path / "new")
+    config = OmegaConf.create({"train": {"trainable": "full"}, "model": {"pretrained": str(tmp_path)}})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=3_999_999))
+    with pytest.raises(InputError, match=r"0\.0 GB free, and a checkpoint takes 0\.0 GB"):
+        refuse_full(train, config, run)
+    config.train.trainable = "lora"
+    refuse_full(train, config, run)
+    config.train.trainable = "full"
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=4_000_000))
+    refuse_full(train, config, run)
+
+
+def test_views_that_may_not_find_room_are_a_remark(tmp_path, monkeypatch):
+    class Job:
+        @staticmethod
+        def writes(config, run):
+            return Writes(5 * 10**9, "what is generated", certain=False)
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=10**9))
+    refuse_full(Job, None, Run(tmp_path))
+    assert "what is generated may take 5.0 GB, and 1.0 GB are free" in room.tightness(Job, None, Run(tmp_path))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=10**10))
+    assert room.tightness(Job, None, Run(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("gib", "refused"), [(0.01, True), (8, False), (None, False)])
+def test_a_model_that_the_site_s_gpus_cannot_hold_is_refused(gib, refused):
+    config = composed("train", ["run=x", "data=y", "cluster=slurm", f"cluster.card={'null' if gib is None else gib}"])
+    cluster = settings(Cluster, config.cluster, "cluster")
+    if refused:
+        with pytest.raises(InputError, match=r"train takes some .* GiB of a GPU.*check_memory=false"):
+            room.refuse_too_large("train", config, cluster)
+        config.check_memory = False
+    room.refuse_too_large("train", config, cluster)
