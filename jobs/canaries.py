@@ -123,7 +123,8 @@ def written(site: str, words: Sequence[str], findings: list[Finding]) -> str:
         return f"nothing learned for {short(file)} yet"
     changes = {key: value for finding in findings for key, value in finding.learned.items()}
     day = time.strftime("%Y-%m-%d")
-    sites.update(file, changes, [f"{day} {finding.part}: {finding}" for finding in findings])
+    learned = {one.part: [f"{finding} ({day})" for finding in findings if finding.part == one.part] for one in findings}
+    sites.update(file, changes, learned)
     keys = "".join(f", {key}: {value}" for key, value in changes.items())
     return f"written to {short(file)}: {len(findings)} findings{keys}"
 

@@ -63,8 +63,8 @@ def create(file: Path, values: Mapping[str, Any], head: str) -> None:
     write_text(file, f"# {head}\n{text}")
 
 
-def update(file: Path, changes: Mapping[str, Any], learned: Sequence[str]) -> None:
-    """Set keys of a site's file, and put ``learned`` at its end in place of what was learned before.
+def update(file: Path, changes: Mapping[str, Any], learned: Mapping[str, Sequence[str]]) -> None:
+    """Set keys of a site's file, and put what was ``learned`` of each part at its end, in place of what was before.
 
     What people wrote into it, comments included, stays.
 
@@ -73,12 +73,16 @@ def update(file: Path, changes: Mapping[str, Any], learned: Sequence[str]) -> No
         OSError: it cannot be written.
     """
     file = file.resolve()
-    kept = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith(_LEARNED)]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith(_LEARNED)]
+    outdated = tuple(f"{_LEARNED}{part}: " for part in learned)
+    known = [line for line in lines if line.startswith(_LEARNED) and not line.startswith(outdated)]
+    known += [f"{_LEARNED}{part}: {line}" for part, told in learned.items() for line in told]
     content = _load("\n".join(kept) + "\n", file)
     for key, value in changes.items():
         content[key] = value
     text = _dumped(content)
-    write_text(file, "".join([text, *(f"{_LEARNED}{line}\n" for line in learned)]))
+    write_text(file, text + "".join(f"{line}\n" for line in known))
 
 
 def _yaml() -> YAML:

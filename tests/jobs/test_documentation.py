@@ -31,6 +31,7 @@ ELSEWHERE = {
     "mvdiff testbed": "tests/cluster/test_testbed.py",
     "mvdiff demo": "make demo",
     "mvdiff doctor cluster=SITE": "tests/cluster/test_canaries.py",
+    "mvdiff cluster new": "tests/cluster/test_sites.py",
     "mvdiff bench": "tests/mvdiff/bench/test_bench.py",
     "mvdiff doctor model=zero123plus-v1.2": "tests/jobs/test_doctor.py",
     "mvdiff train run=mice data=... cluster=slurm then generate": "tests/cluster/test_chains.py",
@@ -70,9 +71,10 @@ def words(command: str) -> list[str]:
     text = shlex.join([name, *rest]).replace("...", ELLIPSES.get(name, ""))
     for place, ours in PLACES.items():
         text = re.sub(rf"\[?\b{place}\b\]?", ours, text)
-    more = ["--dry-run"] if name in QUEUED and not {"--help", "--keys", "--dry-run"} & set(rest) else []
+    submits = name in QUEUED and not {"--help", "--keys"} & set(rest)
+    more = ["--dry-run"] if submits and "--dry-run" not in rest else []
     # a page may show two ways of training the same run
-    more += ["runs=fresh"] if more and name == "train" else []
+    more += ["runs=fresh"] if submits and name == "train" else []
     return [*shlex.split(text), *more]
 
 
