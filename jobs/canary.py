@@ -44,7 +44,6 @@ class Canary:
         place = here()
         path = Path(self.folder)
         folder = JobFolder(Run(path.parent.parent), path)
-        (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         words = Words(folder.logs, place.job_id, place.restart)
         words.say(BEGAN)
         _Bird(folder, place, ear, worker).sing(self.name)

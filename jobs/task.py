@@ -51,8 +51,6 @@ class Task:
         path = Path(self.folder)
         folder = JobFolder(Run(path.parent.parent), path)
         os.umask(folder.run.umask)
-        # submitit refuses to write its result over what a killed attempt left half written.
-        (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         config = folder.config()
         os.environ.update(QUIET)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")

@@ -32,14 +32,16 @@ def refuse_foreign_calls(logs: Path) -> None:
 
 def main(logs: Path) -> None:
     """Run this process's call from ``logs``; one that others could have written ends the job, which stays ended."""
+    place = here()
     try:
         refuse_foreign_calls(logs)
     except RequestError as error:
         print(f"mvdiff: not started: {error}", file=sys.stderr, flush=True)
-        place = here()
         Words(logs, place.job_id, place.restart).say(GAVE_UP, str(error))
         sys.exit(1)
-    settle(here())
+    # submitit refuses to write its result over what a killed start left half written
+    (logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
+    settle(place)
     submitit_main()
 
 
