@@ -26,6 +26,7 @@ from mvdiff.generate.selection import choose, listed
 from mvdiff.generate.settings import GenerateSettings, Recipe, reference_views
 from mvdiff.generate.starts import refuse_futile
 from mvdiff.generate.status import Status, status
+from mvdiff.loading import loading
 from mvdiff.model.index import ends_in_noise, stored_settings, stored_timesteps
 from mvdiff.rig import VIEWS, rig
 from mvdiff.shard import ShardIndex
@@ -204,10 +205,11 @@ def work(config: DictConfig, context: Context) -> str:
         return "done"
     refuse_futile(context.events.read())
 
-    import torch
+    with loading():
+        import torch
 
-    from mvdiff.generate.worker import run_worker
-    from mvdiff.model.pipeline import MultiViewPipeline
+        from mvdiff.generate.worker import run_worker
+        from mvdiff.model.pipeline import MultiViewPipeline
 
     torch.set_num_threads(config.generate.threads)
     print(f"views by {config.checkpoint}", flush=True)

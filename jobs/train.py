@@ -16,6 +16,7 @@ from jobs.runfolder import Run
 from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
 from mvdiff.events import read_events
+from mvdiff.loading import loading
 from mvdiff.model.pretrained import find
 from mvdiff.model.settings import ModelSettings
 from mvdiff.shard import ShardDataset
@@ -182,8 +183,9 @@ def work(config: DictConfig, context: Context) -> str:
         # before torch: a node on which it cannot be imported must not try for ever
         refuse_futile(read_events(context.folder.events))
 
-    from mvdiff.train.trainer import Folders, train
-    from mvdiff.train.world import World
+    with loading():
+        from mvdiff.train.trainer import Folders, train
+        from mvdiff.train.world import World
 
     met = meet(context.folder.logs, place)
     return train(
