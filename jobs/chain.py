@@ -1,4 +1,4 @@
-"""`mvdiff JOB ... then JOB ...`: several jobs in one command, each begun once the one before has ended well."""
+"""`mvdiff JOB ... then JOB ...`: several jobs in one command, each begun once the one before has done its work."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from jobs.compose import composed, settings
-from jobs.job import Job, JobFailed, check_ahead, claims_work, job
+from jobs.job import Job, JobFailed, check_ahead, claims_work, job, unfinished
 from jobs.launch import Request, created, launch, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
@@ -24,7 +24,7 @@ from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
-from slurm.sbatch import cancel, following
+from slurm.sbatch import Before, cancel, following
 from slurm.submission import Submission, states
 from slurm.submitter import Submitter
 
@@ -59,6 +59,12 @@ class _Queued:
     link: _Link
     folder: JobFolder
     submission: Submission
+    after: Sequence[Before]
+    """What it waits for."""
+
+    def before(self) -> list[Before]:
+        """What the next one waits for."""
+        return _behind(self.link, self.submission.job_ids, self.after)
 
 
 def chain(requests: Sequence[Request]) -> int:
@@ -123,8 +129,10 @@ def _coming(links: Sequence[_Link], of: _Link) -> list[Path]:
 
 def _shown(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
     jobs = []
-    for position, (link, submitter) in enumerate(zip(links, submitters, strict=True)):
-        options = following([f"<{links[position - 1].request.name}>"]) if position else []
+    after: list[Before] = []
+    for link, submitter in zip(links, submitters, strict=True):
+        options = following(after)
+        after = _behind(link, [f"<{link.request.name}>"], after)
         slurm = link.cluster.kind == "slurm"
         jobs.append(
             {"job": link.request.name, "run": link.run.name, "script": submitter.script(link.workers)}
@@ -137,6 +145,17 @@ def _shown(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
     if links[0].request.as_json:
         print(json.dumps({"job": "chain", "state": "dry-run", "jobs": jobs}))
     return 0
+
+
+def _behind(link: _Link, job_ids: Sequence[str], after: Sequence[Before]) -> list[Before]:
+    """What the job behind ``link`` waits for.
+
+    Where workers share the work, one that fails leaves it to the others: the job behind begins after any end, and finds
+    out on its node whether all is done. It is cancelled all the same where ``link`` itself can never begin.
+    """
+    if claims_work(link.module):
+        return [*after, Before(job_ids, well=False)]
+    return [Before(job_ids, well=True)]
 
 
 def _queue(links: Sequence[_Link]) -> int:
@@ -171,6 +190,7 @@ def _submitted(link: _Link, before: _Queued | None) -> _Queued:
     if workers is not None and before is None:
         workers = link.config.cluster.workers = min(workers, link.module.useful_workers(link.config, link.run))
     folder = created(link.request, link.module, link.config, link.folder())
+    after = before.before() if before else []
     try:
         if before:
             folder.follow([before.folder])
@@ -178,7 +198,7 @@ def _submitted(link: _Link, before: _Queued | None) -> _Queued:
             Task(folder.path),
             workers,
             fewer=claims_work(link.module),
-            after=before.submission.job_ids if before else (),
+            after=after,
         )
     except RequestError:
         folder.discard()
@@ -188,7 +208,7 @@ def _submitted(link: _Link, before: _Queued | None) -> _Queued:
     say(
         link.request, f"{link.request.name}: job {submission.shown} in the queue{follows}, logs in {short(folder.logs)}"
     )
-    return _Queued(link, folder, submission)
+    return _Queued(link, folder, submission, after)
 
 
 def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[dict[str, Any]]) -> int:
@@ -196,7 +216,7 @@ def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[di
     request = queued[0].link.request
     for one in queued:
         watch(one.link.request.name, one.submission, lambda submission, alive: submission)
-        if not finished(one.folder, one.submission) and not _completed(one.submission):
+        if not _ended_well(one):
             name = one.link.request.name
             error = f"{name}: {first_error(one.folder, one.submission)}"
             later = [late.link.request.name for late in queued[queued.index(one) + 1 :]]
@@ -212,6 +232,12 @@ def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[di
         say(request, f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}")
     answer["jobs"] = [*done, *(_json(one, "done") for one in queued)]
     return _answered(request, {**answer, "state": "done", **figures}, 0)
+
+
+def _ended_well(one: _Queued) -> bool:
+    if claims_work(one.link.module):
+        return unfinished(one.folder) is None
+    return finished(one.folder, one.submission) or _completed(one.submission)
 
 
 def _completed(submission: Submission) -> bool:

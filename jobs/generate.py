@@ -188,6 +188,13 @@ def useful_workers(config: DictConfig, run: Run) -> int:
     return max(1, sum(Plan.load(folder).unpublished() for folder in _folders(config, run)))
 
 
+def unfinished(config: DictConfig, run: Run) -> str | None:
+    """How many samples are neither made nor quarantined."""
+    now = [status(folder) for folder in _folders(config, run)]
+    left = sum(one.samples - one.done - one.quarantined for one in now)
+    return f"left {left} of {sum(one.samples for one in now)} samples undone" if left else None
+
+
 def bad_nodes(config: DictConfig, run: Run) -> dict[str, str]:
     """Nodes that failed where others did not, within the last day: somebody may have mended those before."""
     found: dict[str, str] = {}

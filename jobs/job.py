@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from jobs import JOBS
 from jobs.runfolder import JobFolder, Run
-from mvdiff.errors import Hopeless
+from mvdiff.errors import Hopeless, InputError
 from mvdiff.events import EventLog
 from slurm.place import Place
 from slurm.requeue import TRIES
@@ -70,6 +70,7 @@ class Job(Protocol):
     ``check_ahead(config, run, coming)`` is ``check`` for a job that is queued behind others, which will write the
     folders ``coming``; without it nothing but the cluster is looked at. ``settle(config, run)`` then is ``check`` on
     the node, when those have been written; without it ``check`` is called there.
+    ``unfinished(config, run) -> str | None`` belongs to ``CLAIMS_WORK``: what the workers have left undone, in words.
     """
 
     ARRAY: bool
@@ -129,6 +130,30 @@ def check_ahead(module: Job, config: DictConfig, run: Run, coming: Sequence[Path
         check(config, run, coming)
 
 
+def unfinished(folder: JobFolder) -> str | None:
+    """What an ended job whose workers claim their work has left undone; None where nothing is, or where it is another
+    kind of job, which has done all of its work if it ended well."""
+    module = job(folder.job)
+    if not claims_work(module):
+        return None
+    if folder.unsettled:
+        return "never began"
+    left: Callable[[DictConfig, Run], str | None] | None = getattr(module, "unfinished", None)
+    return left(folder.config(), folder.run) if left else None
+
+
+def refuse_unfinished(before: JobFolder, behind: JobFolder) -> None:
+    """Whether a worker has failed does not matter to the job ``behind``, as long as others have done its work.
+
+    Raises:
+        InputError: the job ``before`` has left something undone.
+    """
+    left = unfinished(before)
+    if left:
+        again = (f"mvdiff retry {one.run.name} --job {one.path.name}" for one in (before, behind))
+        raise InputError(f"{before.path.name} of run {before.run.name} {left}", ", then ".join(again))
+
+
 def settle(module: Job, folder: JobFolder) -> str | None:
     """Check and prepare on the node what could not be before its input was there; as ``prepare`` answers.
 
@@ -140,6 +165,8 @@ def settle(module: Job, folder: JobFolder) -> str | None:
     with _alone(folder.path):
         if not folder.unsettled:
             return None
+        for before in folder.follows():
+            refuse_unfinished(before, folder)
         config = folder.config()
         check: Callable[[DictConfig, Run], None] = getattr(module, "settle", module.check)
         check(config, folder.run)

@@ -30,6 +30,15 @@ from slurm.submitter import Submitter
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Workers of an array that have shares of their own."""
+
+    of: int
+    """Among so many were the shares divided."""
+    workers: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Request:
     """A job as it was asked for on the command line."""
 
@@ -38,6 +47,8 @@ class Request:
     dry_run: bool = False
     wait: bool = False
     as_json: bool = False
+    again: Shares | None = None
+    """Of a job that is submitted once more: what of it."""
 
 
 def launch(request: Request) -> int:
@@ -65,8 +76,9 @@ def launch(request: Request) -> int:
     tell_remarks(request.name, config, cluster, run)
     if folder and submitter and queue_answers and cluster.kind == "slurm":
         submitter = _off_bad_nodes(request, module, config, folder, submitter, workers)
+    again = _again(request, module, config, run)
     if request.dry_run:
-        script = submitter.script(workers) if submitter else OmegaConf.to_yaml(config)
+        script = submitter.script(len(again) if again else workers) if submitter else OmegaConf.to_yaml(config)
         print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
         return 0
     if run:
@@ -80,10 +92,15 @@ def launch(request: Request) -> int:
         return _work_here(request, answer, module, config, folder)
     if workers is not None:
         workers = config.cluster.workers = min(workers, module.useful_workers(config, folder.run))
+        if workers < cluster.workers:
+            say(request, f"{request.name}: {workers} of {cluster.workers} workers, which is all that have work to do")
     folder = created(request, module, config, folder)
     submitter = submitter_of(request, module, config, folder, submitter.cluster)
     try:
-        submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
+        if again:
+            submission = submitter.submit(Task(folder.path), len(again), numbers=again)
+        else:
+            submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
     except RequestError:
         folder.discard()
         raise
@@ -99,6 +116,14 @@ def launch(request: Request) -> int:
         print(f"mvdiff {request.name}: {error}", file=sys.stderr)
         return _print_answer(request, {**answer, "state": "failed", "error": error}, 1)
     return _finish(request, answer, module, config, folder.run)
+
+
+def _again(request: Request, module: Job, config: DictConfig, run: Run | None) -> Sequence[int]:
+    """The workers that are wanted alone; none where all are, as when the work is divided in another way than before."""
+    if run is None or request.again is None:
+        return ()
+    now = min(config.cluster.workers, module.useful_workers(config, run))
+    return request.again.workers if request.again.of == now else ()
 
 
 class _Reserve:
@@ -122,7 +147,7 @@ class _Reserve:
         if wanted < 1:
             return submission
         try:
-            more = self._submitter.submit(Task(folder.path), wanted, first=taken, fewer=True)
+            more = self._submitter.submit(Task(folder.path), wanted, numbers=range(taken, taken + wanted), fewer=True)
         except RequestError:
             return submission
         grown = replace(submission, job_ids=[*submission.job_ids, *more.job_ids])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import JOBS
-from jobs.launch import Request, launch
+from jobs.job import claims_work, job
+from jobs.launch import Request, Shares, launch
 from jobs.overview import Look, look_at
 from jobs.parser import helped, named_job, named_run, parser
 from jobs.runfolder import JobFolder, Run
@@ -21,8 +22,9 @@ usage: mvdiff retry RUN [key=value ...] [--job NNN-JOB] [--dry-run] [--wait] [--
 
 Submits the run's job that failed, was cancelled or vanished, with the words it was given then, in the folder where they
 were given, and with further ones behind them. What is there already is not made again: training goes on from its newest
-checkpoint, generation does the samples that are missing, synth the shards. Where several jobs failed, the first in the
-order of the data is taken. A run of which nothing failed is left alone.
+checkpoint, generation does the samples that are missing, with no more workers than have something to do, and of synth
+those workers start again that failed. Where several jobs failed, the first in the order of the data is taken. A run of
+which nothing failed is left alone.
 
 options
   --job NNN-JOB  this one (or train, generate ... for the newest of these)
@@ -72,7 +74,17 @@ def retry(words: Sequence[str]) -> int:
         print(f"{run.name}: {folder.path.name} first; then once more for {', '.join(others)}")
     given = [*provenance["overrides"], *asked.overrides]
     with contextlib.chdir(where):
-        return launch(Request(folder.job, given, asked.dry_run, asked.wait, asked.json))
+        return launch(Request(folder.job, given, asked.dry_run, asked.wait, asked.json, _shares(folder, seen)))
+
+
+def _shares(folder: JobFolder, seen: Look) -> Shares | None:
+    """The workers of an array that failed, where each has a share of its own."""
+    module, submission = job(folder.job), seen.submissions[folder.path]
+    if not module.ARRAY or claims_work(module) or submission is None:
+        return None
+    words = seen.judge(folder).words
+    failed = [submission.worker(id_) for id_ in submission.job_ids if words[id_] != "COMPLETED"]
+    return Shares(folder.config().cluster.workers, failed)
 
 
 def _failed(run: Run, seen: Look, word: str | None) -> tuple[JobFolder | None, list[str]]:

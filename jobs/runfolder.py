@@ -177,15 +177,16 @@ class JobFolder:
         return loaded
 
     def follow(self, folders: Sequence["JobFolder"]) -> None:
-        """Write down that the job begins once those of ``folders`` have ended well: it is settled then, not before."""
+        """Write down that the job begins once those of ``folders`` have ended: it is settled then, not before."""
         write_json(self.path / _AFTER, {"after": [str(folder.path) for folder in folders]})
 
-    def follows(self) -> list[str]:
-        """Names (NNN-JOB) of the jobs that must have ended well before this one begins."""
+    def follows(self) -> list["JobFolder"]:
+        """The jobs that must have ended before this one begins."""
         try:
-            return [Path(path).name for path in json.loads((self.path / _AFTER).read_text())["after"]]
+            paths = [Path(path) for path in json.loads((self.path / _AFTER).read_text())["after"]]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return []
+        return [JobFolder(Run(path.parent.parent), path) for path in paths]
 
     @property
     def unsettled(self) -> bool:

@@ -140,8 +140,8 @@ def judged(
     if failed or ("UNKNOWN" in found and known.gave_up):
         return told("failed", ended, failure=first_failure(folder, submission, failed or None))
     if "CANCELLED" in found:
-        before = folder.follows()
-        never = f"never began: it was to follow {', '.join(before)}" if before and not _began(folder) else None
+        before = ", ".join(one.path.name for one in folder.follows())
+        never = f"never began: it was to follow {before}" if before and not _began(folder) else None
         return told("cancelled", ended, never)
     return told(
         "gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"

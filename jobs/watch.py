@@ -59,8 +59,8 @@ def _follow(name: str, submission: Submission, tails: dict[str, "_Tail"]) -> Non
     if len(tails) == min(FOLLOWED, len(submission.job_ids)):
         return
     there = {path.name for path in Path(submission.logs).iterdir()}
-    for index, id_ in enumerate(submission.job_ids):
-        label = name if len(submission.job_ids) == 1 else f"{name} {index}"
+    for id_ in submission.job_ids:
+        label = name if len(submission.job_ids) == 1 else f"{name} {submission.worker(id_)}"
         log = submission.log(id_)
         if len(tails) < FOLLOWED and label not in tails and log.name in there:
             tails[label] = _Tail(log)

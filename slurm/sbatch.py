@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.command import run
@@ -32,13 +33,23 @@ def try_out(script: str) -> None:
             raise
 
 
-def following(job_ids: Sequence[str]) -> list[str]:
-    """Options of sbatch for a job that begins once the jobs ``job_ids`` have ended well; cancelled if one has not.
+@dataclass(frozen=True)
+class Before:
+    """Jobs that must have ended before another one begins. A requeued job keeps its id and has not ended."""
 
-    A requeued job keeps its id and has not ended.
+    job_ids: Sequence[str]
+    well: bool
+    """Whether each must have ended well, and the one behind them is cancelled where one has not; else any end will do.
     """
-    roots = dict.fromkeys(id_.partition("_")[0] for id_ in job_ids)
-    return [f"--dependency=afterok:{':'.join(roots)}", "--kill-on-invalid-dep=yes"] if roots else []
+
+
+def following(befores: Sequence[Before]) -> list[str]:
+    """Options of sbatch for a job that begins once all of ``befores`` have ended."""
+    told = []
+    for before in befores:
+        roots = dict.fromkeys(id_.partition("_")[0] for id_ in before.job_ids)
+        told.append(f"{'afterok' if before.well else 'afterany'}:{':'.join(roots)}")
+    return [f"--dependency={','.join(told)}", "--kill-on-invalid-dep=yes"] if told else []
 
 
 def hand_over(

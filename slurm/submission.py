@@ -18,6 +18,13 @@ class Submission:
     job_ids: list[str]
     logs: str
     """Folder of the logs: ``JOB_RANK_log.out``."""
+    workers: list[int] | None = None
+    """Which worker each job is; None where they are 0, 1, ... in the order of their ids."""
+
+    def worker(self, job_id: str) -> int:
+        """Which worker that job is."""
+        index = self.job_ids.index(job_id)
+        return index if self.workers is None else self.workers[index]
 
     @property
     def shown(self) -> str:

@@ -17,7 +17,7 @@ from slurm.local import LocalExecutor
 from slurm.patience import persevere
 from slurm.queue import largest_array, partitions
 from slurm.requeue import TRIES
-from slurm.sbatch import cancel, following, hand_over, try_out
+from slurm.sbatch import Before, cancel, following, hand_over, try_out
 from slurm.script import BatchScript
 from slurm.submission import Submission
 
@@ -110,31 +110,34 @@ class Submitter:
         call: Callable[..., Any],
         workers: int | None,
         *,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
         fewer: bool = False,
-        after: Sequence[str] = (),
+        after: Sequence[Before] = (),
     ) -> Submission:
-        """Queue ``call()`` once, or ``call(i)`` for ``workers`` values of i from ``first`` on.
+        """Queue ``call()`` once, or ``call(i)`` for ``workers`` values of i.
 
         Workers become members of as few arrays as the queue takes (local: so many jobs). What a limit leaves no room
         for is told.
 
         Args:
+            numbers: those values; 0, 1, ... where they are not given.
             fewer: whether fewer workers do the same work. If not, all are queued or none.
-            after: jobs of SLURM that must have ended well before; the job is cancelled where one has not.
+            after: jobs of SLURM that must have ended before.
 
         Raises:
             RequestError: the queue took nothing, or less than is of use; then nothing stays in it.
         """
         self._after = following(after)
-        calls = [()] if workers is None else [(first + k,) for k in range(workers)]
+        chosen = range(workers or 0) if numbers is None else numbers
+        calls = [()] if workers is None else [(number,) for number in chosen]
         if self.cluster.kind == "local":
             job_ids = self._start_here(call, calls)
         else:
             with tempfile.TemporaryDirectory(prefix=".calls-", dir=self.logs) as folder:
                 pickles = [self._pickled(Path(folder) / f"{k}.pkl", call, *given) for k, given in enumerate(calls)]
                 job_ids = self._one(pickles) if workers is None else self._in_arrays(pickles, fewer)
-        return Submission(self.cluster.kind, self.name, job_ids, str(self.logs))
+        named = None if numbers is None else list(numbers)[: len(job_ids)]
+        return Submission(self.cluster.kind, self.name, job_ids, str(self.logs), named)
 
     def _one(self, pickles: Sequence[Path]) -> list[str]:
         try:

@@ -35,7 +35,7 @@ def test_from_shards_to_the_report_in_one_command(cluster, lab, capsys):
     assert main([*words(), "--dry-run"]) == 0
     shown = json.loads(capsys.readouterr().out)["jobs"]
     assert [one["options"][:1] for one in shown] == [
-        [], ["--dependency=afterok:<train>"], ["--dependency=afterok:<generate>"],
+        [], ["--dependency=afterok:<train>"], ["--dependency=afterok:<train>,afterany:<generate>"],
     ]  # fmt: skip
     assert not [folder for folder in lab.jobs() if folder.job != "synth"], "nothing was made"
 
@@ -46,7 +46,9 @@ def test_from_shards_to_the_report_in_one_command(cluster, lab, capsys):
     ]  # fmt: skip
     assert len(ResultStore(lab.results)) == 4
     assert 0 <= answer["foreground_iou"] <= 1
-    assert [folder.follows() for folder in lab.jobs()[1:]] == [[], ["002-train"], ["003-generate"]]
+    assert [[one.path.name for one in folder.follows()] for folder in lab.jobs()[1:]] == [
+        [], ["002-train"], ["003-generate"],
+    ]  # fmt: skip
     assert lab.jobs()[2].config().checkpoint.startswith(str(lab.checkpoints)), "the choice is written down"
 
 
