@@ -84,6 +84,7 @@ class Testbed:
         packages: Path | None = None,
         grace_seconds: int = 20,
         max_array_size: int = 1001,
+        max_jobs: int = 10_000,
         short_minutes: int = 5,
     ) -> Status:
         """Start the cluster, and return once every node is idle. When it is up already in this shape, nothing happens.
@@ -96,6 +97,7 @@ class Testbed:
             packages: a folder that Debian's packages were unpacked into by ``dpkg -x``, instead of installed ones.
             grace_seconds: from the warning signal of a preemption to the kill.
             max_array_size: job array indices stay below it.
+            max_jobs: the queue holds no more, every member of an array and those that ended lately included.
             short_minutes: time limit of the partition ``short``.
 
         Raises:
@@ -113,6 +115,7 @@ class Testbed:
             packages=str(installed.root) if installed.root else None,
             grace_seconds=grace_seconds,
             max_array_size=max_array_size,
+            max_jobs=max_jobs,
             short_minutes=short_minutes,
             first_job_id=random.randrange(1_000, 1_000_000, 1_000),
             ports=free_ports(2 + nodes),

@@ -53,6 +53,7 @@ def slurm_conf(plan: Plan, packages: Packages) -> str:
         "JobRequeue": 1,
         "FirstJobId": plan.first_job_id,
         "MaxArraySize": plan.max_array_size,
+        "MaxJobCount": plan.max_jobs,
         "EnforcePartLimits": "ALL",
         "MinJobAge": 600,
         "KillWait": 3,

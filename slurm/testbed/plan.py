@@ -34,6 +34,8 @@ class Plan:
     """Between the warning signal of a preemption and the kill."""
     max_array_size: int
     """SLURM's MaxArraySize: array indices stay below it."""
+    max_jobs: int
+    """SLURM's MaxJobCount: jobs that the queue holds, every member of an array and those that ended lately included."""
     short_minutes: int
     """Longest job in the partition ``short``."""
     first_job_id: int
@@ -92,6 +94,7 @@ class Plan:
             "cpus": (1, 1024),
             "grace_seconds": (0, 3600),
             "max_array_size": (2, 4_000_001),
+            "max_jobs": (1, 1_000_000),
             "short_minutes": (1, 1440),
         }
         for field, (low, high) in bounds.items():

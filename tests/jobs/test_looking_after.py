@@ -81,7 +81,7 @@ def test_cancel_ends_a_local_job_with_its_processes_and_nobody_elses(here, answe
     status, told = answer("cancel", "mine")
     assert status == 0 and f"cancelled 001-synth: job {pids['mine']} (running)" in told
     assert not processes(pids["mine"])
-    assert len(processes(pids["other"])) == 2, "its controller and its process"
+    assert until(lambda: len(processes(pids["other"])) == 2), "its controller and its process"
     states = {one["run"]: one["state"] for one in answer("status", "--json")[1]["runs"]}
     assert states == {"mine": "cancelled", "other": "running"}
     assert answer("cancel", "mine")[1] == "nothing of mine runs or waits\n"

@@ -17,6 +17,7 @@ PLAN = Plan(
     packages=None,
     grace_seconds=20,
     max_array_size=1001,
+    max_jobs=10_000,
     short_minutes=5,
     first_job_id=4000,
     ports=(17000, 17001, 17002, 17003),
