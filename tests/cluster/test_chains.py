@@ -7,8 +7,9 @@ import pytest
 
 from jobs.cli import main
 from jobs.runfolder import Run
+from jobs.watch import task_events
 from mvdiff import ResultStore
-from tests.cluster.lab import LOW, SMALL
+from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -21,14 +22,33 @@ def lab(tmp_path, monkeypatch, capsys) -> Run:
     return Run(tmp_path / "runs" / "lab")
 
 
-def words(*of_training: str) -> list[str]:
+GENERATE = [
+    "generate", "run=lab", "data=runs/lab/shards/heldout", "generate.slice=2", "generate.batch=1", "generate.steps=2",
+    *LOW, "cluster.gpus_per_node=0", "cluster.workers=2",
+]  # fmt: skip
+EVALUATE = ["evaluate", "run=lab", "data=runs/lab/shards/heldout", *LOW, "cluster.gpus_per_node=0", "--json"]
+
+
+def words(*of_training: str, of_generation: tuple[str, ...] = ()) -> list[str]:
     return [
         "train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.batch=4", "train.steps=4", *SMALL, *LOW,
-        "cluster.gpus_per_node=1", "check_on_node=true", *of_training,
-        "then", "generate", "run=lab", "data=runs/lab/shards/heldout", "generate.slice=2", "generate.batch=1",
-        "generate.steps=2", *LOW, "cluster.gpus_per_node=0", "cluster.workers=2",
-        "then", "evaluate", "run=lab", "data=runs/lab/shards/heldout", *LOW, "cluster.gpus_per_node=0", "--json",
+        "cluster.gpus_per_node=1", "check_on_node=true", *of_training, "then", *GENERATE, *of_generation,
+        "then", *EVALUATE,
     ]  # fmt: skip
+
+
+def queue_is_empty() -> bool:
+    return not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+
+
+def states(answer) -> dict[str, dict]:
+    return {one["job"]: one for one in answer("status", "lab", "--json")[1]["states"]}
+
+
+def starts(run: Run, job: str) -> list[tuple[str, int]]:
+    """Job and number of every start of the newest job of that name."""
+    folder = last_job(run, job)
+    return [(event["job_id"], event["restart"]) for event in task_events(folder) if event["kind"] == "task started"]
 
 
 def test_from_shards_to_the_report_in_one_command(cluster, lab, capsys):
@@ -52,18 +72,61 @@ def test_from_shards_to_the_report_in_one_command(cluster, lab, capsys):
     assert lab.jobs()[2].config().checkpoint.startswith(str(lab.checkpoints)), "the choice is written down"
 
 
-def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, capsys, eventually):
+def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, answer, eventually):
     # Nodes have no such module: the batch script ends before the job has begun.
-    assert main(words("cluster.setup=['exit 3']")) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["state"] == "submitted"
-    eventually(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout, 40)
-    assert main(["status", "lab", "--json"]) == 0
-    states = {one["job"]: one for one in json.loads(capsys.readouterr().out)["states"]}
-    assert states["002-train"]["state"] == "failed"
+    status, sent = answer(*words("cluster.setup=['exit 3']"))
+    assert status == 0 and sent["state"] == "submitted"
+    eventually(queue_is_empty, 40)
+    told = states(answer)
+    assert told["002-train"]["state"] == "failed"
     for name, before in (("003-generate", "002-train"), ("004-evaluate", "003-generate")):
-        assert states[name]["state"] == "cancelled"
-        assert states[name]["why"] == f"never began: it was to follow {before}"
+        assert told[name]["state"] == "cancelled"
+        assert told[name]["why"] == f"never began: it was to follow {before}"
+
+
+def test_a_training_that_comes_back_and_a_worker_that_never_works_hold_nothing_up(cluster, lab, answer, eventually):
+    """The node of the second worker lacks a module: the first does its samples too."""
+    bad_node = "cluster.setup=['test \"$SLURM_ARRAY_TASK_ID\" != 1 || exit 3']"
+    long = ["train.steps=200", "train.log_every=0.2", "train.validation.every=0"]
+    assert answer(*words(*long, of_generation=(bad_node,)))[0] == 0
+    training = Training(lab, eventually)
+    training.wait_for_steps(4)
+    take_the_cluster()
+    eventually(queue_is_empty, 120)
+    assert training.starts() == 2
+    folder = last_job(lab, "generate")
+    first, second = folder.submission().job_ids
+    assert starts(lab, "generate") == [(first, 0)]
+    assert len(starts(lab, "evaluate")) == 1
+    began = {job: min(event["time"] for event in task_events(last_job(lab, job))) for job in ("generate", "evaluate")}
+    ended = {job: max(event["time"] for event in task_events(last_job(lab, job))) for job in ("train", "generate")}
+    assert ended["train"] < began["generate"] and ended["generate"] < began["evaluate"]
+    assert folder.config().checkpoint.endswith("step-00000200"), "the finished weights"
+    assert len(ResultStore(lab.results)) == 4
+    told = states(answer)
+    assert told["003-generate"]["jobs"][second] == "FAILED"
+    assert {name: one["state"] for name, one in told.items() if name != "001-synth"} == {
+        "002-train": "done", "003-generate": "done", "004-evaluate": "done",
+    }  # fmt: skip
+    assert (lab.report / "index.html").exists()
+
+
+def test_what_follows_a_generation_that_left_samples_undone_says_so(cluster, lab, answer, eventually):
+    here = words("cluster=here", "check_on_node=false")
+    assert answer(*here[: here.index("then")])[0] == 0
+    slow = ["generate.steps=1000", "generate.guidance=3"]
+    assert answer(*GENERATE, *slow, "then", *EVALUATE)[0] == 0
+    eventually(lambda: last_job(lab, "generate") and len(starts(lab, "generate")) == 2, 60)
+    root = last_job(lab, "generate").submission().job_ids[0].partition("_")[0]
+    subprocess.run(["scancel", root], check=True)
+    eventually(queue_is_empty, 60)
+    failed = states(answer)["004-evaluate"]
+    assert failed["state"] == "failed"
+    assert failed["failure"]["error"] == (
+        "003-generate of run lab left 4 of 4 samples undone: "
+        "mvdiff retry lab --job 003-generate, then mvdiff retry lab --job 004-evaluate"
+    )
+    assert not lab.report.exists()
 
 
 def test_everything_is_refused_before_anything_is_queued(cluster, lab, capsys):

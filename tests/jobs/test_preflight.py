@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from jobs.preflight import of_one_machine
 from jobs.room import refuse_full
 from jobs.runfolder import Run
 from mvdiff.errors import InputError
+from mvdiff.events import read_events
 from slurm.cluster import Cluster
+from tests.cluster.lab import SMALL
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -135,3 +138,24 @@ def test_a_model_that_the_site_s_gpus_cannot_hold_is_refused(gib, refused):
             room.refuse_too_large("train", config, cluster)
         config.check_memory = False
     room.refuse_too_large("train", config, cluster)
+
+
+def test_a_time_limit_that_comes_before_the_end_is_remarked(tmp_path, monkeypatch, answer):
+    monkeypatch.chdir(tmp_path)
+    assert answer("synth", "run=lab", "samples=12", "size=64", "held_out=0", "cluster=here")[0] == 0
+    words = ["train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.batch=4", "train.steps=100000000",
+             "train.log_every=0.2", *SMALL, "cluster.time_min=1"]  # fmt: skip
+    remark = "cluster.time_min=1 ends each start before that: it comes back to the queue and goes on"
+    status, told = answer(*words)
+    assert status == 0 and remark not in told, "nobody knows its pace yet"
+    run = Run(tmp_path / "runs" / "lab")
+    deadline = time.monotonic() + 60
+    try:
+        while not any(event["kind"] == "step" for event in read_events(run.jobs()[-1].events)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        assert answer("cancel", "lab")[0] == 0
+    status, told = answer(*words, "--dry-run")
+    assert status == 0
+    assert "of training are left at the pace measured so far" in told and remark in told
