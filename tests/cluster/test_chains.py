@@ -16,10 +16,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys) -> Run:
-    monkeypatch.chdir(tmp_path)
+    """In a folder whose name a shell would trip over."""
+    place = tmp_path / 'it\'s $(false) `x` "ü" & ;'
+    place.mkdir()
+    monkeypatch.chdir(place)
     assert main(["synth", "run=lab", "samples=12", "size=64", "held_out=4", "--wait"]) == 0
     capsys.readouterr()
-    return Run(tmp_path / "runs" / "lab")
+    return Run(place / "runs" / "lab")
 
 
 GENERATE = [
