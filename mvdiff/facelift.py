@@ -258,7 +258,7 @@ def _sample_id(content: dict[str, Any], folder: Path) -> str:
 def _usable(name: str, where: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{where} {name[:200]!r}", "name it otherwise: 1 to 128 of the characters A-Z a-z 0-9 . _ -, and no '..'"
+            f"{where} {name[:200]!r}, which is no name for files", "give 1 to 128 of the characters A-Z a-z 0-9 . _ -, and no '..'"
         )
     return name
 

@@ -76,7 +76,8 @@ class PackSettings:
             return None if self.recording_pattern is None else re.compile(self.recording_pattern)
         except re.error as error:
             raise InputError(
-                f"recording_pattern {self.recording_pattern!r} is no regular expression", str(error)
+                f"recording_pattern {self.recording_pattern!r} is no regular expression ({error})",
+                r"write it as Python's re does, as in '^(mouse\d+)_'",
             ) from None
 
 

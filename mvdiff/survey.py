@@ -57,7 +57,7 @@ def survey(source: Path, *, size: int, rig: Rig, recording_pattern: re.Pattern[s
         except InputError as error:
             return error
         except OSError as error:
-            return InputError(f"{error.filename or folder} cannot be read", f"{error.strerror}")
+            return InputError(f"{error.filename or folder} cannot be read ({error.strerror})", "make it readable")
 
     good: dict[str, Candidate] = {}
     refused: list[tuple[str, InputError]] = []

@@ -103,7 +103,7 @@ class Sample:
             name = getattr(self, what)
             problem = name_problem(name)
             if problem:
-                raise InputError(f"{what} {name[:200]!r} is not usable", problem)
+                raise InputError(f"{what} {name[:200]!r} is not usable", f"{problem}: name it otherwise")
         size = self.views.shape[1] if self.views.ndim == 4 else 0
         if not 1 <= size <= MAX_SIZE:
             raise self._wrong("views", f"are {list(self.views.shape)}", f"give [6, H, H, 3] with H up to {MAX_SIZE}")

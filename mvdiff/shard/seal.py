@@ -122,7 +122,7 @@ def open_shard_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise InputError(f"{path} cannot be opened", f"{error.strerror}") from None
+        raise InputError(f"{path} cannot be opened ({error.strerror})", "make it readable") from None
 
 
 def _digest(handle: int, start: int, end: int, advance: Callable[[int], None] | None = None) -> int:
