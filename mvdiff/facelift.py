@@ -2,12 +2,12 @@
 
     sample_000000/opencv_cameras.json    {id, frames: [{w, h, fx, fy, cx, cy, w2c, file_path, view_id} x 6]}
     sample_000000/images/cam_000.png ... cam_005.png    RGB or RGBA with straight alpha
+    sample_000000/masks/cam_000.png ...                 where pictures have no alpha: 255 on the subject
 
 ``w2c`` is 4x4, row-major, with OpenCV axes, in a world with Z up. Of the keys only ``frames``, ``w2c`` and one focal
 length a frame are needed.
 """
 
-import io
 import json
 import math
 import os
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvdiff.errors import InputError
-from mvdiff.framing import Framing, on_white
+from mvdiff.framing import Framing
+from mvdiff.picture import common_size, framed_views, read_masked
 from mvdiff.rig import VIEWS, Rig, angles, camera_centre
 from mvdiff.shard.schema import Sample
 
@@ -35,9 +36,6 @@ PNG_LEVEL = 1
 """Compression of written pictures: five times as fast as zlib's usual 6 on generated views, and a fifth larger."""
 
 _MAX_JSON = 4 << 20
-_MAX_FILE = 256 << 20
-_MAX_SIDE = 8192
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _ROTATION_TOLERANCE = 1e-2
 _FACING_ORIGIN = 0.7
 """Cosine between a camera's forward axis and the direction to the origin, below which axes must be of another kind."""
@@ -54,7 +52,7 @@ def find_samples(source: Path) -> list[Path]:
     """
     source = Path(source)
     if source.is_file():
-        return _listed(source)
+        return listed(source)
     if not source.is_dir():
         raise InputError(f"{source} does not exist", "give a folder of samples, or a file that lists some")
     folders = []
@@ -73,7 +71,8 @@ def find_samples(source: Path) -> list[Path]:
     return sorted(folders)
 
 
-def _listed(source: Path) -> list[Path]:
+def listed(source: Path) -> list[Path]:
+    """The folders that the list file ``source`` names; ``InputError`` where it is none, or names none."""
     try:
         lines = source.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -96,8 +95,8 @@ def read_sample(
     ``size``: resize to so many pixels, not at all where None. ``rig``: cameras that must be these, any where None.
     ``recording_pattern``: where given, what it finds in the sample id (its first group if it has one) is the recording;
     otherwise the camera file's ``recording``, ``session`` or ``animal``; otherwise every sample is a recording of its
-    own. Alpha is None unless all six pictures have some, and some of it is not 255: an alpha that hides nothing knows
-    nothing. Raises ``InputError`` with the reason where the sample cannot be used.
+    own. Alpha, or the mask in the folder ``masks``, is kept as ``picture.framed_views`` says. Raises ``InputError``
+    with the reason where the sample cannot be used.
     """
     path = folder / CAMERAS
     content = _read_json(path)
@@ -105,12 +104,8 @@ def read_sample(
     if len(frames) != VIEWS:
         raise InputError(f"{path} has {len(frames)} views", f"give all {VIEWS}")
     sample_id = _sample_id(content, folder)
-    pictures = [_read_picture(_locate(frame, k, folder)) for k, frame in enumerate(frames)]
-    sizes = {picture.shape[1::-1] for picture in pictures}
-    if len(sizes) > 1:
-        found = " and ".join(f"{w}x{h}" for w, h in sorted(sizes))
-        raise InputError(f"{folder} mixes pictures of {found}", "give six of one size")
-    ((width, height),) = sizes
+    pictures = [read_masked(_locate(frame, k, folder)) for k, frame in enumerate(frames)]
+    width, height = common_size(pictures, folder)
 
     w2c = np.stack([frame.w2c for frame in frames])
     # Rounded to what float32 matrices can tell, so that no azimuth of 0 comes out as 359.99998.
@@ -123,13 +118,12 @@ def read_sample(
         )
     framing = Framing(width, height, min(width, height) if size is None else size)
     intrinsics = framing.intrinsics(np.stack([frame.intrinsics(width, height) for frame in frames]))
-    alphas = [picture[..., 3] for picture in pictures if picture.shape[2] == 4]
-    known = len(alphas) == VIEWS and any((alpha < 255).any() for alpha in alphas)
+    views, alpha = framed_views(pictures, framing)
     return Sample(
         sample_id,
         _recording(content, sample_id, recording_pattern, path),
-        np.stack([framing.picture(_rgb(picture)) for picture in pictures]),
-        np.stack([framing.picture(alpha) for alpha in alphas]) if known else None,
+        views,
+        alpha,
         w2c.astype(np.float32),
         intrinsics.astype(np.float32),
         azimuth.astype(np.float32),
@@ -223,7 +217,7 @@ def _rigid(value: Any, where: str) -> NDArray[np.float64]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist", "give the sample its camera file")
+        raise InputError(f"{path} does not exist", "give the sample its camera file, or pack with cameras=rig")
     if path.stat().st_size > _MAX_JSON:
         raise InputError(f"{path} has {path.stat().st_size} bytes", f"give a camera file of at most {_MAX_JSON}")
     try:
@@ -252,30 +246,40 @@ def _ordered(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 def _sample_id(content: dict[str, Any], folder: Path) -> str:
     value = content.get("id")
     sample_id = folder.resolve().name if value is None else str(value)
-    return _usable(sample_id, f"{folder} has the id")
+    return usable(sample_id, f"{folder} has the id")
 
 
-def _usable(name: str, where: str) -> str:
+def usable(name: str, where: str) -> str:
+    """``name``, if people can name a file so; ``InputError`` beginning with ``where`` otherwise."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{where} {name[:200]!r}, which is no name for files", "give 1 to 128 of the characters A-Z a-z 0-9 . _ -, and no '..'"
+            f"{where} {name[:200]!r}, which is no name for files",
+            "give 1 to 128 of the characters A-Z a-z 0-9 . _ -, and no '..'",
         )
     return name
 
 
 def _recording(content: dict[str, Any], sample_id: str, recording_pattern: re.Pattern[str] | None, path: Path) -> str:
-    if recording_pattern is not None:
-        match = recording_pattern.search(sample_id)
-        found = (match[1] if recording_pattern.groups else match[0]) if match else None
-        if not found:
-            raise InputError(
-                f"{path}: the id {sample_id} has no recording by {recording_pattern.pattern!r}", "widen the pattern"
-            )
+    if found := recording_by(recording_pattern, sample_id, path):
         return found
     for key in RECORDING_KEYS:
         if content.get(key) is not None:
-            return _usable(str(content[key]), f"{path} has the {key}")
+            return usable(str(content[key]), f"{path} has the {key}")
     return sample_id
+
+
+def recording_by(pattern: re.Pattern[str] | None, sample_id: str, path: Path) -> str | None:
+    """What ``pattern`` finds in the id, its first group if it has one; None without a pattern.
+
+    ``path`` is what is wrong where it finds nothing, which is an ``InputError``.
+    """
+    if pattern is None:
+        return None
+    match = pattern.search(sample_id)
+    found = (match[1] if pattern.groups else match[0]) if match else None
+    if not found:
+        raise InputError(f"{path}: the id {sample_id} has no recording by {pattern.pattern!r}", "widen the pattern")
+    return found
 
 
 def _locate(frame: _Frame, view: int, folder: Path) -> Path:
@@ -292,36 +296,6 @@ def _locate(frame: _Frame, view: int, folder: Path) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{inside[0]} does not exist", "give the sample all its pictures")
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] or, with straight alpha, [H, W, 4]."""
-    if path.stat().st_size > _MAX_FILE:
-        raise InputError(f"{path} has {path.stat().st_size} bytes", f"give a picture of at most {_MAX_FILE}")
-    content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            if max(picture.size) > _MAX_SIDE:
-                raise InputError(f"{path} is {picture.width}x{picture.height}", f"shrink it to at most {_MAX_SIDE}")
-            picture.verify()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            return _pixels(picture)
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise InputError(f"{path} is no whole picture ({' '.join(str(error).split())})", "write it again") from None
-
-
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode.startswith("I"):
-        grey = (np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, -1)
-    with_alpha = "A" in picture.getbands() or "transparency" in picture.info
-    return np.array(picture.convert("RGBA" if with_alpha else "RGB"))
-
-
-def _rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return on_white(picture) if picture.shape[2] == 4 else picture
 
 
 def write_sample(folder: Path, sample: Sample) -> None:

@@ -1,4 +1,4 @@
-"""Pack a folder of pictures (FaceLift layout) into shards, split by recording.
+"""Pack a folder of pictures into shards, split by recording.
 
 ``OUT/train/*.h5`` and ``OUT/heldout/*.h5`` appear one by one, each whole; ``OUT/pack.json`` says what they are made of
 and is complete once all are there. A packing that was stopped goes on; one that is done is left alone.
@@ -13,9 +13,10 @@ from typing import Any
 
 import xxhash
 
+from mvdiff import facelift, turntable
 from mvdiff.durable import write_json, write_text
 from mvdiff.errors import InputError
-from mvdiff.facelift import find_samples, read_sample
+from mvdiff.picture import MASKS
 from mvdiff.progress import Progress
 from mvdiff.rig import readable, rig
 from mvdiff.shard.codec import filters
@@ -27,9 +28,13 @@ from mvdiff.survey import Candidate, Survey, survey
 from mvdiff.threads import concurrently
 
 SETS = ("train", "heldout")
+LAYOUTS = ("file", "rig")
+"""Where a sample's cameras are from: see ``PackSettings.cameras``."""
 RECORD = "pack.json"
 REFUSED = "refused.jsonl"
 
+_WHITE_GROUND = 0.5
+"""Share of a view's border that is white where its ground is."""
 _FOV_TOLERANCE = 5.0
 """Degrees by which a sample's field of view may differ from the rig's before it is remarked on."""
 
@@ -42,6 +47,8 @@ class PackSettings:
     """Height and width of the packed pictures in pixels."""
     rig: Any
     """The cameras that every sample must have: what ``rig.rig`` takes; kept as the rig's text."""
+    cameras: str
+    """file: each sample has a camera file (``facelift``); rig: none has, and the rig took them (``turntable``)."""
     codec: str
     """How the shards are compressed."""
     held_out: int | float
@@ -51,7 +58,7 @@ class PackSettings:
     shard_samples: int
     """Samples a shard."""
     recording_pattern: str | None
-    """Regular expression that finds the recording in a sample id; None: see ``facelift.read_sample``."""
+    """Regular expression that finds the recording in a sample id; None: see ``read_sample`` of the layout."""
     strict: bool
     """Whether one bad sample refuses the whole; otherwise it is left out and reported."""
 
@@ -67,6 +74,8 @@ class PackSettings:
         share = isinstance(self.held_out, float)
         if not (0 <= self.held_out < 1 if share else self.held_out >= 0):
             raise InputError(f"held_out is {self.held_out}", "give a share from 0 to below 1, or a number of samples")
+        if self.cameras not in LAYOUTS:
+            raise InputError(f"cameras is {self.cameras}", f"choose {' or '.join(LAYOUTS)}")
         filters(self.codec)
         self.pattern()
 
@@ -102,13 +111,22 @@ class PackReport:
 def survey_for(source: Path, settings: PackSettings) -> Survey:
     """Read every sample as ``pack`` would, writing nothing; see ``survey`` for what is refused."""
     settings.check()
-    return survey(
-        source,
-        size=settings.size,
-        rig=rig(settings.rig),
-        recording_pattern=settings.pattern(),
-        strict=settings.strict,
-    )
+    return survey(source, _folders(source, settings), _reader(source, settings), rig(settings.rig), settings.strict)
+
+
+def _folders(source: Path, settings: PackSettings) -> list[Path]:
+    """The sample folders of ``source``."""
+    return (turntable if settings.cameras == "rig" else facelift).find_samples(source)
+
+
+def _reader(source: Path, settings: PackSettings) -> Callable[[Path], Sample]:
+    """What reads one of them."""
+    cameras, pattern, size = rig(settings.rig), settings.pattern(), settings.size
+    if settings.cameras == "rig":
+        return lambda folder: turntable.read_sample(
+            folder, source=source, size=size, rig=cameras, recording_pattern=pattern
+        )
+    return lambda folder: facelift.read_sample(folder, size=size, rig=cameras, recording_pattern=pattern)
 
 
 def is_packed(source: Path, out: Path, settings: PackSettings) -> bool:
@@ -121,7 +139,7 @@ def is_packed(source: Path, out: Path, settings: PackSettings) -> bool:
     if record is None:
         return False
     _refuse_other_settings(record, settings, out)
-    if not record["complete"] or record["stamp"] != _stamp(find_samples(source)):
+    if not record["complete"] or record["stamp"] != _stamp(_folders(source, settings)):
         return False
     return all((out / shard).exists() for shard in record["shards"])
 
@@ -144,7 +162,7 @@ def pack(
 
 
 def _pack(source: Path, out: Path, settings: PackSettings, should_stop: Callable[[], bool]) -> PackReport | None:
-    stamp = _stamp(find_samples(source))
+    stamp = _stamp(_folders(source, settings))
     found = survey_for(source, settings)
     plan = _plan(found.good, settings)
     _refuse_strangers(out, plan)
@@ -172,7 +190,9 @@ def _pack(source: Path, out: Path, settings: PackSettings, should_stop: Callable
         for shard, rows in plan.items():
             if (out / shard).exists():
                 progress.advance(len(rows))
-            elif not _write_shard(out / shard, rows, found.with_alpha, settings, progress, should_stop):
+            elif not _write_shard(
+                out / shard, rows, found.with_alpha, settings, _reader(source, settings), progress, should_stop
+            ):
                 return None
     record["complete"] = True
     write_json(out / RECORD, record)
@@ -195,14 +215,14 @@ def _write_shard(
     rows: list[Candidate],
     with_alpha: bool,
     settings: PackSettings,
+    of_folder: Callable[[Path], Sample],
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> bool:
     """Write the shard from where it was left; False if asked to stop before its end."""
-    cameras, pattern = rig(settings.rig), settings.pattern()
 
     def read(candidate: Candidate) -> Sample:
-        sample = read_sample(candidate.folder, size=settings.size, rig=cameras, recording_pattern=pattern)
+        sample = of_folder(candidate.folder)
         if sample.checksum() != candidate.checksum:
             raise InputError(f"{candidate.folder} changed while it was packed", "start again when it is at rest")
         return sample if with_alpha else replace(sample, alpha=None)
@@ -224,6 +244,12 @@ def _remarks(found: Survey, settings: PackSettings) -> list[str]:
     without = sum(not candidate.with_alpha for candidate in found.good)
     if 0 < without < len(found.good):
         remarks.append(f"{without} of {len(found.good)} samples have no alpha, so it is packed for none")
+    coloured = [c for c in found.good if not c.with_alpha and c.white_border < _WHITE_GROUND]
+    if coloured:
+        remarks.append(
+            f"{len(coloured)} samples have neither alpha nor a white ground, which a model would learn as part of the "
+            f"mouse: of {coloured[0].sample_id}'s border {coloured[0].white_border:.0%} is white; give masks"
+        )
     other = [candidate for candidate in found.good if candidate.fov_error > _FOV_TOLERANCE]
     if other:
         remarks.append(
@@ -253,7 +279,7 @@ def _stamp(folders: list[Path]) -> str:
     """xxh3_64 over name, size and modification time of every file of the samples."""
     hasher = xxhash.xxh3_64()
     for folder in folders:
-        for path in sorted((*folder.glob("*"), *(folder / "images").glob("*"))):
+        for path in sorted((*folder.glob("*"), *(folder / "images").glob("*"), *(folder / MASKS).glob("*"))):
             state = path.stat()
             hasher.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()
@@ -274,7 +300,8 @@ def _read_record(out: Path) -> dict[str, Any] | None:
 
 def _refuse_other_settings(record: dict[str, Any], settings: PackSettings, out: Path) -> None:
     for key, value in asdict(settings).items():
-        before = record["settings"].get(key)
+        # a key that is younger than the record decided nothing then
+        before = record["settings"].get(key, value)
         if before != value:
             there, here = (readable(str(one)) if key == "rig" else repr(one) for one in (before, value))
             raise InputError(

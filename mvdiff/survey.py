@@ -1,13 +1,14 @@
 """What can be packed from a folder of pictures, and what cannot and why, found out before anything is written."""
 
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
-from mvdiff.facelift import find_samples, read_sample
+from mvdiff.evaluate.foreground import WHITE_DISTANCE
 from mvdiff.progress import Progress
 from mvdiff.rig import Rig, angle_between, field_of_view
 from mvdiff.shard.schema import Sample
@@ -25,6 +26,8 @@ class Candidate:
     """Of its row with alpha where it has some."""
     checksum_without_alpha: int
     with_alpha: bool
+    white_border: float
+    """Of the view where it is least: the share of pixels at the picture's edges that are as good as white."""
     fov_error: float
     """Largest difference of a view's field of view from the rig's, in degrees."""
 
@@ -44,16 +47,17 @@ class Survey:
         return all(candidate.with_alpha for candidate in self.good)
 
 
-def survey(source: Path, *, size: int, rig: Rig, recording_pattern: re.Pattern[str] | None, strict: bool) -> Survey:
-    """Read every sample of ``source`` with ``facelift.read_sample``.
+def survey(
+    source: Path, folders: Sequence[Path], read_sample: Callable[[Path], Sample], rig: Rig, strict: bool
+) -> Survey:
+    """Read every sample of ``source``, those in ``folders``, with ``read_sample``.
 
     Raises ``InputError`` where no sample is good, and, if ``strict``, for the first one that is refused.
     """
-    folders = find_samples(source)
 
     def read(folder: Path) -> Candidate | InputError:
         try:
-            return _candidate(folder, read_sample(folder, size=size, rig=rig, recording_pattern=recording_pattern), rig)
+            return _candidate(folder, read_sample(folder), rig)
         except InputError as error:
             return error
         except OSError as error:
@@ -88,5 +92,13 @@ def _candidate(folder: Path, sample: Sample, rig: Rig) -> Candidate:
         sample.checksum(),
         replace(sample, alpha=None).checksum(),
         sample.alpha is not None,
+        _white_border(sample.views),
         float(angle_between(fov, rig.fov).max()),
     )
+
+
+def _white_border(views: NDArray[np.uint8]) -> float:
+    """The least share of a view's outermost pixels that are as good as white, of ``views`` uint8 [V, H, H, 3]."""
+    white = views.min(-1) >= 255 - WHITE_DISTANCE
+    edges = np.concatenate([white[:, 0], white[:, -1], white[:, :, 0], white[:, :, -1]], 1)
+    return float(edges.mean(1).min())

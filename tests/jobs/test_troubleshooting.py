@@ -179,7 +179,9 @@ def test_every_error_line_is_explained():
     lines, _ = error_lines()
     assert len(lines) > 300
     missing = [line for line in lines if not any(re.fullmatch(line.pattern, one) for one in entries())]
-    assert not missing, "docs/troubleshooting.md lacks\n" + "\n".join(f"{one.where}  `{one.proposed}`" for one in missing)
+    assert not missing, "docs/troubleshooting.md lacks\n" + "\n".join(
+        f"{one.where}  `{one.proposed}`" for one in missing
+    )
 
 
 def test_nothing_is_explained_that_is_not_printed():

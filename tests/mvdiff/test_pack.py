@@ -21,7 +21,15 @@ from mvdiff.shard import Sample, ShardDataset, ShardIndex, ShardReader, verify
 SIZE = 24
 MOUSE = rig("mouse")
 SETTINGS = PackSettings(
-    size=SIZE, rig="mouse", codec="lz4", held_out=3, seed=0, shard_samples=4, recording_pattern=None, strict=True
+    size=SIZE,
+    rig="mouse",
+    cameras="file",
+    codec="lz4",
+    held_out=3,
+    seed=0,
+    shard_samples=4,
+    recording_pattern=None,
+    strict=True,
 )
 
 
@@ -200,7 +208,9 @@ def test_alpha_is_packed_only_if_all_have_it(source, tmp_path):
     write_sample(source / "sample_000005", make_sample(5, with_alpha=False))
     report = pack(source, tmp_path / "out", SETTINGS)
     assert not report.with_alpha
-    assert report.remarks == ["1 of 11 samples have no alpha, so it is packed for none"]
+    without, ground = report.remarks
+    assert without == "1 of 11 samples have no alpha, so it is packed for none"
+    assert ground.startswith("1 samples have neither alpha nor a white ground") and "mouse-005" in ground
     assert all(sample.alpha is None for sample in ShardDataset(tmp_path / "out"))
 
 
@@ -328,7 +338,7 @@ from mvdiff.pack import PackSettings, pack
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
-    pack(Path(sys.argv[1]), Path(sys.argv[2]), PackSettings(24, "mouse", "raw", 3, 0, 8, None, True))
+    pack(Path(sys.argv[1]), Path(sys.argv[2]), PackSettings(24, "mouse", "file", "raw", 3, 0, 8, None, True))
 except InputError as error:
     print(f"mvdiff: {error}", file=sys.stderr)
     sys.exit(2)
@@ -344,5 +354,5 @@ def test_a_full_disk_costs_one_line(source, tmp_path, limit):
     assert message.startswith("mvdiff: ") and "File too large" in message
     assert all("samples" in line for line in progress)
     assert not list((tmp_path / "out").rglob("*.h5"))
-    report = pack(source, tmp_path / "out", PackSettings(24, "mouse", "raw", 3, 0, 8, None, True))
+    report = pack(source, tmp_path / "out", PackSettings(24, "mouse", "file", "raw", 3, 0, 8, None, True))
     assert (report.train, report.heldout) == (8, 3)
