@@ -90,7 +90,8 @@ def _failure(folder: JobFolder, submission: Submission) -> Failure:
     failure = first_failure(folder, submission)
     if failure is None:
         raise InputError(
-            f"no process of {folder.path.name} says that it failed", f"see mvdiff status {folder.run.name}"
+            f"no process of {folder.path.name} says that it failed",
+            f"read what it printed: mvdiff logs {folder.run.name}",
         )
     return failure
 

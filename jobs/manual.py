@@ -41,9 +41,9 @@ SUMMARIES = {
 DESCRIPTIONS = {
     "synth": "Renders articulated mice, seen by the six cameras of a rig, and publishes them as HDF5 shards in "
     "runs/NAME/shards/train and runs/NAME/shards/heldout. Sample i is a pure function of the seed and i.",
-    "pack": "Imports sample folders (images/cam_000.png ... and opencv_cameras.json) into HDF5 shards in "
-    "runs/NAME/shards/train and runs/NAME/shards/heldout, split by recording. Everything wrong is told before anything "
-    "is written.",
+    "pack": "Imports sample folders (images/cam_000.png ... and opencv_cameras.json; with cameras=rig six pictures "
+    "alone) into HDF5 shards in runs/NAME/shards/train and runs/NAME/shards/heldout, split by recording. Masks may lie "
+    "in masks/ under the pictures' names. Everything wrong is told before anything is written.",
     "train": "Trains on the shards of data= and publishes checkpoints in runs/NAME/checkpoints, in diffusers' folder "
     "layout. A job that is warned, preempted or out of time saves, returns to the queue and goes on where it was; the "
     "same command again continues or says that all is done.",
@@ -70,6 +70,7 @@ EXAMPLES = {
     "pack": [
         "mvdiff pack run=mice source=pictures --wait",
         "mvdiff pack run=mice source=pictures held_out=0.2 strict=false",
+        "mvdiff pack run=mice source=turntable cameras=rig --wait",
     ],
     "train": [
         "mvdiff train run=mice data=runs/mice/shards/train cluster.tasks_per_node=2 --wait",

@@ -67,7 +67,10 @@ def find_samples(source: Path) -> list[Path]:
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith("."))
     if not folders:
-        raise InputError(f"{source} holds no samples", f"give a folder of folders with {CAMERAS} and images")
+        raise InputError(
+            f"{source} holds no samples",
+            f"give a folder of folders with {CAMERAS} and images, or pack with cameras=rig",
+        )
     return sorted(folders)
 
 

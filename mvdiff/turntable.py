@@ -29,7 +29,12 @@ def find_samples(source: Path) -> list[Path]:
     if not source.is_dir():
         raise InputError(f"{source} does not exist", "give a folder of samples, or a file that lists some")
     folders = []
+    seen = set()
     for folder, below, files in os.walk(source, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
         if "images" in below or any(map(_is_picture, files)):
             folders.append(Path(folder))
             below.clear()
