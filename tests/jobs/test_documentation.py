@@ -46,6 +46,7 @@ ELSEWHERE = {
 }
 """How commands begin that are executed there."""
 REFUSED = {
+    "mvdiff train run=wide data=runs/mice/shards/train train.steps=0 cluster=slurm cluster.partition=gpu": "train.steps=0",
     "mvdiff train ... model=zero123plus-v1.2 model.pretrained=WEIGHTS": "model.mapping=order",
     "mvdiff doctor train.micro_batch=2 measure=true": "needs a GPU",
 }
@@ -57,6 +58,8 @@ def commands(page: str) -> list[str]:
     """The mvdiff commands in a page's blocks of code and in its lines, each once."""
     found = []
     joined = re.sub(r" *\\\n *", " ", page)
+    # what stands before a dash is what the program says
+    joined = re.sub(r"^- `(?:(?!\n\n|\n- ).)*? — ", "- ", joined, flags=re.M | re.S)
     for line in joined.splitlines():
         block = re.match(r"(?: {4,}|\$ )(?:\$ )?(mvdiff .*)", line)
         if block:
