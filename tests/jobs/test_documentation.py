@@ -6,6 +6,8 @@ As it stands, or, where it would queue hours of work, with its checks and its ba
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,7 @@ ELSEWHERE = {
 }
 """How commands begin that are executed there."""
 REFUSED = {
-    "mvdiff train run=wide data=runs/mice/shards/train train.steps=0 cluster=slurm cluster.partition=gpu": "train.steps=0",
+    "mvdiff train run=wide data=runs/mice/shards/train train.steps=0 cluster=slurm cluster.partition=gpu": "steps=0",
     "mvdiff train ... model=zero123plus-v1.2 model.pretrained=WEIGHTS": "model.mapping=order",
     "mvdiff doctor train.micro_batch=2 measure=true": "needs a GPU",
 }
@@ -127,3 +129,32 @@ def test_pages_and_tables_name_commands_that_there_are():
     assert {"README.md", "generation.md", "model.md", "running.md", "training.md"} <= {page for page, _ in CASES}
     assert set(REFUSED) <= shown
     assert all(any(command.startswith(begin) for command in shown) for begin in ELSEWHERE if begin != "mvdiff demo")
+
+
+@pytest.mark.parametrize("page", ["metrics.md", "extending.md"])
+def test_its_python_runs(page, laboratory):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+    assert code
+    for one in code:
+        done = subprocess.run([sys.executable, "-c", one], cwd=laboratory, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What links can name of the page: its headings in lower case, with dashes for spaces."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
