@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.prompt import IntPrompt, Prompt
 
 from jobs import sites
-from jobs.compose import composed, settings, user_folder
+from jobs.compose import composed, settings
+from jobs.groups import find, user_folder
 from jobs.parser import helped, parser
 from jobs.runfolder import short
 from mvdiff.errors import InputError
@@ -221,7 +222,7 @@ def _list(as_json: bool) -> int:
 
 
 def _show(name: str, as_json: bool) -> int:
-    file = sites.find(name)
+    file = find("cluster", name)
     if file is None:
         known = ", ".join([*sites.SHIPPED, *sites.own()])
         raise InputError(f"cluster={name} does not exist", f"choose from {known}, or mvdiff cluster new {name}")

@@ -2,10 +2,8 @@
 
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -15,13 +13,11 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-import configs
+from jobs.groups import CONFIGS, choices, own_folders
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 
 T = TypeVar("T")
-
-CONFIGS = Path(configs.__file__).parent
 
 LITERAL = frozenset(
     {
@@ -98,23 +94,6 @@ def part(kind: type[T], config: DictConfig) -> T:
     """Build the dataclass ``kind`` from those of the configuration's own keys that bear its fields' names."""
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return settings(kind, {name: config[name] for name in names}, "")
-
-
-def user_folder() -> Path:
-    """Where a person's own configurations lie, whatever folder they work in."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return (Path(home).expanduser() / "mvdiff").absolute()
-
-
-def own_folders() -> list[Path]:
-    """Folders with configurations beside the package's: ``configs`` of the working directory, then the user's own."""
-    places = [Path.cwd() / "configs", user_folder()]
-    return [place for place in places if place.is_dir() and place.resolve() != CONFIGS.resolve()]
-
-
-def choices(group: str) -> list[str]:
-    """Names of the files in a group of ``configs``, and of those in ``own_folders``."""
-    return sorted({path.stem for place in (CONFIGS, *own_folders()) for path in (place / group).glob("*.yaml")})
 
 
 def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from jobs.compose import CONFIGS
+from jobs.groups import CONFIGS
 from jobs.launch import Request, launch
 from jobs.runfolder import JobFolder, Run
 from jobs.watch import task_events

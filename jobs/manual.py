@@ -12,10 +12,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import configs
 from jobs import JOBS
-
-CONFIGS = Path(configs.__file__).parent
+from jobs.groups import CONFIGS, choices, find
 
 SUMMARIES = {
     "synth": "render procedural mice into shards",
@@ -161,7 +159,7 @@ def page(job: str) -> str:
     own = _keys(CONFIGS / f"{job}.yaml")
     defaults = _defaults(CONFIGS / f"{job}.yaml")
     width = max(22, *(len(f"{group}={chosen} ") for group, chosen in defaults.items()))
-    groups = [f"  {f'{group}={chosen}':<{width}}of {', '.join(_choices(group))}" for group, chosen in defaults.items()]
+    groups = [f"  {f'{group}={chosen}':<{width}}of {', '.join(choices(group))}" for group, chosen in defaults.items()]
     lines = [
         f"mvdiff {job}: {SUMMARIES[job]}",
         "",
@@ -202,7 +200,7 @@ def keys(job: str, words: Sequence[str] = ()) -> str:
     asked = dict(word.split("=", 1) for word in words if "=" in word)
     lines = []
     for group, default in _defaults(CONFIGS / f"{job}.yaml").items():
-        chosen = asked[group] if asked.get(group) in _choices(group) else default
+        chosen = asked[group] if asked.get(group) in choices(group) else default
         for key, (value, comment) in _values(group, chosen).items():
             shown = f"{group}.{key}=" if value == "???" else f"{group}.{key}={value}"
             text = textwrap.wrap(comment or _meaning(f"{group}.{key}"), 76) or [""]
@@ -215,11 +213,7 @@ def keys(job: str, words: Sequence[str] = ()) -> str:
 def _defaults(path: Path) -> dict[str, str]:
     """The groups that a file names in its defaults list, with the choice of each."""
     found = re.findall(r"^  - (?:optional )?(\w+): (\S+)$", path.read_text(), re.MULTILINE)
-    return {group: chosen for group, chosen in found if chosen in _choices(group)}
-
-
-def _choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+    return {group: chosen for group, chosen in found if chosen in choices(group)}
 
 
 def _values(group: str, chosen: str) -> dict[str, tuple[str, str | None]]:
@@ -227,7 +221,9 @@ def _values(group: str, chosen: str) -> dict[str, tuple[str, str | None]]:
 
     A key that holds others stands for them: ``new.patch`` and so on.
     """
-    text = (CONFIGS / group / f"{chosen}.yaml").read_text()
+    file = find(group, chosen)
+    assert file is not None
+    text = file.read_text(encoding="utf-8")
     values: dict[str, tuple[str, str | None]] = {}
     for base in re.findall(r"^  - ([\w.-]+)$", text, re.MULTILINE):
         values |= _values(group, base) if base != "_self_" else {}

@@ -10,19 +10,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from jobs.compose import CONFIGS, own_folders
+from jobs.groups import CONFIGS, own_folders
 from mvdiff.durable import write_text
 from mvdiff.errors import InputError
 
 SHIPPED = ("here", "local", "slurm")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _LEARNED = "# learned: "
-
-
-def find(name: str) -> Path | None:
-    """The file that ``cluster=name`` means; None where there is none."""
-    places = [CONFIGS, *own_folders()]
-    return next((file for place in places if (file := place / "cluster" / f"{name}.yaml").is_file()), None)
 
 
 def own() -> dict[str, Path]:

@@ -6,7 +6,7 @@ import pytest
 
 from jobs import sites
 from jobs.cli import main
-from jobs.compose import user_folder
+from jobs.groups import user_folder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("plain")]
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from jobs.compose import user_folder
+from jobs.groups import user_folder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("plain")]
 

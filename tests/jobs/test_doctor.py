@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from jobs import doctor, manual
+from jobs import doctor, groups, manual
 from jobs.cli import main
 from jobs.compose import known_keys
 from mvdiff.errors import InputError
@@ -153,7 +153,7 @@ def test_keys_show_what_stands_below_a_key_with_comments_and_bases(tmp_path, mon
     )
     (group / "other.yaml").write_text("defaults:\n  - base-1.0\n  - _self_\nname: other\nnew:\n  patch: 16\n")
     (group / "none.yaml").write_text("defaults:\n  - base-1.0\n  - _self_\nnew: null\n")
-    monkeypatch.setattr(manual, "CONFIGS", tmp_path)
+    monkeypatch.setattr(groups, "CONFIGS", tmp_path)
     assert manual._values("model", "base-1.0") == {
         "name": ("base", "who"), "new.patch": ("32", "of a picture"), "new.widths": ("[1, 2]", None),
         "size": ("3", None),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import canaries, sites
-from jobs.compose import composed, user_folder
+from jobs.compose import composed
+from jobs.groups import find, user_folder
 from mvdiff.errors import InputError
 from slurm.canary.finding import CHANGE, OK, Finding
 
@@ -46,7 +47,7 @@ def test_a_site_is_found_from_any_folder_and_holds_what_was_said(mine, tmp_path,
     config = composed("train", ["run=x", "data=y", "cluster=lab"]).cluster
     assert {key: config[key] for key in VALUES} == VALUES
     assert config.kind == "slurm" and config.cpus_per_task == 8
-    assert sites.own() == {"lab": mine / "lab.yaml"} and sites.find("lab") == mine / "lab.yaml"
+    assert sites.own() == {"lab": mine / "lab.yaml"} and find("cluster", "lab") == mine / "lab.yaml"
     text = (mine / "lab.yaml").read_text()
     assert text.startswith("# made in a test\n")
     assert re.search(r"^partition: gpu +# --partition$", text, re.MULTILINE)
