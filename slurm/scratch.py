@@ -11,6 +11,8 @@ from slurm.place import Place
 
 SCRATCH = "MVDIFF_SCRATCH"
 """Names the folder in which processes make theirs; ``$NAME`` in it stands for a variable of the process."""
+CACHE = "MVDIFF_CACHE"
+"""Names the folder on a node's disk for what stays from job to job."""
 
 
 def settle(place: Place) -> None:
@@ -22,17 +24,19 @@ def settle(place: Place) -> None:
     asked = os.environ.get(SCRATCH)
     if not asked:
         return
-    own = Path(os.path.expandvars(asked)) / f"mvdiff-{place.job_id}-{place.rank}"
+    disk = Path(os.path.expandvars(asked))
+    own = disk / f"mvdiff-{place.job_id}-{place.rank}"
     try:
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(mode=0o700, parents=True)
     except OSError as error:
         print(
-            f"mvdiff: no temporary files in {own.parent} on {place.node}: {error.strerror}; they go to "
+            f"mvdiff: no temporary files in {disk} on {place.node}: {error.strerror}; they go to "
             f"{tempfile.gettempdir()}",
             file=sys.stderr,
             flush=True,
         )
         return
+    os.environ.setdefault(CACHE, str(disk))
     os.environ["TMPDIR"] = tempfile.tempdir = str(own)
     atexit.register(shutil.rmtree, own, ignore_errors=True)

@@ -28,6 +28,8 @@ from torch._inductor import config as inductor
 
 from mvdiff.errors import InputError
 
+CACHE = "MVDIFF_CACHE"
+"""Variable that names a folder of the node for compiled code, where temporary files do not stay."""
 _DONE = "complete"
 
 
@@ -111,7 +113,7 @@ def _group_norm(self: nn.GroupNorm, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CompileCache:
-    """A folder on this node's own disk (under ``TMPDIR``, or /tmp) that all workers of its user share."""
+    """A folder on this node's own disk (under ``CACHE``, ``TMPDIR``, or /tmp) that all workers of its user share."""
 
     folder: Path
 
@@ -131,7 +133,9 @@ class CompileCache:
             machine += [name, torch.get_num_threads()]
         digest = hashlib.sha256(json.dumps([machine, dict(facts)], sort_keys=True).encode()).hexdigest()
         safe = "".join(letter if letter.isalnum() else "-" for letter in f"torch-{torch.__version__}-{name}")
-        folder = Path(tempfile.gettempdir(), f"mvdiff-compiled-{os.getuid()}", f"{safe}-{digest[:16]}").absolute()
+        folder = Path(
+            os.environ.get(CACHE) or tempfile.gettempdir(), f"mvdiff-compiled-{os.getuid()}", f"{safe}-{digest[:16]}"
+        ).absolute()
         _private(folder.parent)
         _private(folder)
         return cls(folder)
@@ -177,7 +181,7 @@ def _private(folder: Path) -> None:
     """Make ``folder``, or see that only this user can have written to it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    mend = f"remove it if it is yours, or let TMPDIR name another folder, on a disk of {platform.node()}"
+    mend = f"remove it if it is yours, or let {CACHE} name another folder, on a disk of {platform.node()}"
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise InputError(f"{folder}, a cache of compiled code, is not this user's own folder", mend)
     if found.st_mode & 0o077:

@@ -91,6 +91,7 @@ def test_scratch_is_a_process_s_own_and_gone_with_it(tmp_path, look):
     for folder, one in zip(folders, seen, strict=True):
         assert folder.parent == tmp_path / "me/disk"
         assert one["environment"]["TMPDIR"] == str(folder)
+        assert one["environment"]["MVDIFF_CACHE"] == str(folder.parent)
         assert one["mode"] == 0o700
     assert list((tmp_path / "me/disk").iterdir()) == []
 
