@@ -97,7 +97,7 @@ def chain(requests: Sequence[Request]) -> int:
         tell_remarks(link.request.name, link.config, link.cluster, link.run)
     if requests[0].dry_run:
         return _shown(links, submitters)
-    return _queue(links) if slurm else _one_after_the_other(requests)
+    return _queue(links, submitters) if slurm else _one_after_the_other(requests)
 
 
 def _links(requests: Sequence[Request]) -> list[_Link]:
@@ -158,11 +158,11 @@ def _behind(link: _Link, job_ids: Sequence[str], after: Sequence[Before]) -> lis
     return [Before(job_ids, well=True)]
 
 
-def _queue(links: Sequence[_Link]) -> int:
+def _queue(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
     queued: list[_Queued] = []
     done: list[dict[str, Any]] = []
     try:
-        for link in links:
+        for link, submitter in zip(links, submitters, strict=True):
             share(link.run, link.config.group_readable)
             if not queued:
                 if done:
@@ -172,7 +172,7 @@ def _queue(links: Sequence[_Link]) -> int:
                     say(link.request, f"{link.request.name}: {nothing_left}")
                     done.append({"job": link.request.name, "run": link.run.name, "state": "done"})
                     continue
-            queued.append(_submitted(link, queued[-1] if queued else None))
+            queued.append(_submitted(link, submitter, queued[-1] if queued else None))
     except (InputError, RequestError):
         cancel(sorted({id_.partition("_")[0] for one in queued for id_ in one.submission.job_ids}))
         for one in queued:
@@ -185,7 +185,7 @@ def _queue(links: Sequence[_Link]) -> int:
     return _answered(links[0].request, answer, 0)
 
 
-def _submitted(link: _Link, before: _Queued | None) -> _Queued:
+def _submitted(link: _Link, asked: Submitter, before: _Queued | None) -> _Queued:
     workers = link.workers
     if workers is not None and before is None:
         workers = link.config.cluster.workers = min(workers, link.module.useful_workers(link.config, link.run))
@@ -194,12 +194,8 @@ def _submitted(link: _Link, before: _Queued | None) -> _Queued:
     try:
         if before:
             folder.follow([before.folder])
-        submission = link.submitter(folder).submit(
-            Task(folder.path),
-            workers,
-            fewer=claims_work(link.module),
-            after=after,
-        )
+        submitter = link.submitter(folder).take_over(asked)
+        submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(link.module), after=after)
     except RequestError:
         folder.discard()
         raise

@@ -95,7 +95,7 @@ def launch(request: Request) -> int:
         if workers < cluster.workers:
             say(request, f"{request.name}: {workers} of {cluster.workers} workers, which is all that have work to do")
     folder = created(request, module, config, folder)
-    submitter = submitter_of(request, module, config, folder, submitter.cluster)
+    submitter = submitter_of(request, module, config, folder, submitter.cluster).take_over(submitter)
     try:
         if again:
             submission = submitter.submit(Task(folder.path), len(again), numbers=again)

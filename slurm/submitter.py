@@ -5,7 +5,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.local.local import LocalJob
@@ -96,6 +96,12 @@ class Submitter:
                 f"{cluster.tasks} tasks of {cluster.cpus} CPUs and {cluster.gpus_per_node} GPUs",
                 "change cluster.nodes, .gpus_per_node, .cpus_per_task, .memory_gb, .time_min, or another it names",
             ) from None
+
+    def take_over(self, asked: "Submitter") -> Self:
+        """Know what the ``check`` of ``asked`` has found out: a full queue keeps an sbatch that asks too much of it for
+        two minutes."""
+        self._largest, self._tight = asked._largest, asked._tight
+        return self
 
     def has_room(self) -> bool:
         """Whether the queue would take one more worker now."""

@@ -1,0 +1,145 @@
+"""A queue that is full, and one that is away: what is told, what goes on, and what is queued once."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from jobs import watch
+from jobs.runfolder import Run
+from mvdiff import ResultStore
+from slurm import patience
+from slurm.testbed import Testbed
+from tests.cluster.chaos_lab import SMALL, Lab
+from tests.cluster.conftest import _pointed_at, _require
+from tests.cluster.lab import LOW, Training, in_background, last_job
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+
+MOST = 12
+"""MaxJobCount of the small queue, which takes one member of an array less."""
+
+
+@pytest.fixture(scope="module")
+def small_bed(short_folder) -> Iterator[Testbed]:
+    """One node whose queue is soon full."""
+    _require(accounting=False)
+    bed = Testbed(short_folder / "small")
+    bed.up(nodes=1, gpus=0, max_jobs=MOST)
+    yield bed
+    bed.down()
+
+
+@pytest.fixture
+def small(small_bed, monkeypatch, eventually) -> Iterator[Testbed]:
+    yield from _pointed_at(small_bed, monkeypatch, eventually)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    """Eight samples and a checkpoint."""
+    return Lab.make(tmp_path_factory.mktemp("lab"), samples=8)
+
+
+def set_limit(bed: Testbed, jobs: int) -> None:
+    """As an administrator would; a queue remembers ended jobs for minutes, so that none of these makes room."""
+    configuration = bed.folder / "etc/slurm.conf"
+    configuration.write_text(re.sub("(?<=MaxJobCount=).*", str(jobs), configuration.read_text()))
+    bed.stop_controller()
+    bed.start_controller()
+
+
+def test_a_full_queue_is_told_in_a_line_and_filled_up_when_it_has_room(
+    small, lab, monkeypatch, capsys, answer, eventually
+):
+    monkeypatch.chdir(lab.folder)
+    monkeypatch.setattr(watch, "MORE_S", 0.2)
+    words = lab.words("full", *LOW, "cluster.gpus_per_node=0", "cluster.workers=4", "generate.slice=2",
+                      "generate.steps=300")  # fmt: skip
+    subprocess.run(
+        ["sbatch", "--hold", "--output=/dev/null", f"--array=1-{MOST - 1}", "--wrap=true"], check=True,
+        capture_output=True,
+    )  # fmt: skip
+    with monkeypatch.context() as impatient:
+        impatient.setattr(patience, "PATIENCE_S", 2.0)
+        status, told = answer(*words)
+    asked, refusal = told.splitlines()[:-1], told.splitlines()[-1]
+    assert status == 2
+    assert refusal.startswith("mvdiff: SLURM takes no more jobs of yours now (")
+    assert refusal.endswith(": start again when the queue is shorter")
+    assert all("asking again in" in line for line in asked)
+    assert not lab.run("full").path.exists()
+    assert answer("status", "lab")[0] == 0, "a full queue answers"
+
+    set_limit(small, MOST + 2)
+    thread, ended = in_background([*words, "--wait"])
+    folder = eventually(lambda: last_job(lab.run("full"), "generate"), 60)
+    assert len(folder.submission().job_ids) == 2, "as many as there was room for"
+    set_limit(small, 100)
+    thread.join(120)
+    shown = capsys.readouterr().out
+    assert ended == [0]
+    assert "generate: the queue took 2 of 4 workers (Resource temporarily unavailable)" in shown
+    assert "joins, now that there is room for it" in shown
+    assert len(set(folder.submission().job_ids)) == 4
+    assert len(ResultStore(lab.run("full").results)) == 8
+    assert answer("status", "full", "--json")[1]["states"][0]["state"] == "done"
+
+
+def test_work_goes_on_while_the_controller_is_away_and_what_wants_to_come_back_does(
+    cluster, lab, monkeypatch, answer, eventually
+):
+    """Away for as long as a question to it takes to fail, which is half a minute: `status` asks, and a submission."""
+    monkeypatch.chdir(lab.folder)
+    data = f"data={lab.data}"
+    assert answer(
+        "train", "run=away", data, "train=demo", "train.steps=100000", "train.batch=4", "train.log_every=0.2", *SMALL,
+        *LOW, "cluster.nodes=2", "cluster.gpus_per_node=1", "train.validation.every=0",
+    )[0] == 0  # fmt: skip
+    generating = lab.words("away-too", *LOW, "cluster.gpus_per_node=0", "cluster.workers=2", "generate.slice=1",
+                           "generate.batch=1", "generate.steps=300")  # fmt: skip
+    assert answer(*generating)[0] == 0
+    training = Training(lab.run("away"), eventually)
+    training.wait_for_steps(5)
+    eventually(lambda: samples(lab.run("away-too"), answer)["running"], 60)
+
+    before = samples(lab.run("away-too"), answer)["done"]
+    cluster.stop_controller()
+    meanwhile = lab.start("synth", "run=sent", "samples=8", "size=32", "held_out=0", *LOW, "cluster.gpus_per_node=0",
+                          environment=os.environ)  # fmt: skip
+    steps = len(training.since_start())
+    eventually(lambda: len(training.since_start()) > steps, 60)
+    for rank in (0, 1):
+        training.kill(rank, signal.SIGUSR2)
+    eventually(lambda: any(event["kind"] == "task stopped" for event in training.events()), 60)
+    status, told = answer("status", "away", "--json")
+    assert status == 0
+    (state,) = told["states"]
+    assert state["state"] == "unknown"
+    assert state["why"].startswith("the queue does not answer: ")
+    assert told["train"]["step"] >= 5, "the run folder answers"
+    assert training.starts() == 1
+    cluster.start_controller()
+
+    eventually(lambda: training.starts() == 2, 120)
+    training.wait_for_steps(1)
+    training.cancel()
+    assert meanwhile.wait(120) == 0
+    eventually(lambda: samples(lab.run("away-too"), answer)["done"] == 8, 120)
+    assert before < 8
+    assert len(lab.run("sent").jobs()) == 1
+    (sent,) = lab.run("sent").jobs()[0].submission().job_ids
+    queued = subprocess.run(
+        ["squeue", "--noheader", "--states=all", "--name=sent-synth", "--format=%i"], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert queued.stdout.split() == [sent]
+
+
+def samples(run: Run, answer: Callable) -> dict[str, int]:
+    """Counts of the run's only result set."""
+    (counts,) = answer("status", run.name, "--json")[1]["generate"].values()
+    return counts
