@@ -1,10 +1,17 @@
 """What tests of several rooms share."""
 
+import gc
 import json
 
 import pytest
 
 from jobs.cli import main
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the libraries have made: every training at its end collects everything."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
