@@ -5,6 +5,7 @@ and is complete once all are there. A packing that was stopped goes on; one that
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -109,9 +110,15 @@ class PackReport:
 
 
 def survey_for(source: Path, settings: PackSettings) -> Survey:
-    """Read every sample as ``pack`` would, writing nothing; see ``survey`` for what is refused."""
+    """Read every sample as ``pack`` would, writing nothing.
+
+    Raises ``InputError`` as ``survey`` does, and where no recordings can be held out as asked.
+    """
     settings.check()
-    return survey(source, _folders(source, settings), _reader(source, settings), rig(settings.rig), settings.strict)
+    folders = _folders(source, settings)
+    found = survey(source, folders, _reader(source, folders, settings), rig(settings.rig), settings.strict)
+    _plan(found.good, settings)
+    return found
 
 
 def _folders(source: Path, settings: PackSettings) -> list[Path]:
@@ -119,12 +126,13 @@ def _folders(source: Path, settings: PackSettings) -> list[Path]:
     return (turntable if settings.cameras == "rig" else facelift).find_samples(source)
 
 
-def _reader(source: Path, settings: PackSettings) -> Callable[[Path], Sample]:
-    """What reads one of them."""
+def _reader(source: Path, folders: list[Path], settings: PackSettings) -> Callable[[Path], Sample]:
+    """What reads one of the ``folders`` of ``source``."""
     cameras, pattern, size = rig(settings.rig), settings.pattern(), settings.size
     if settings.cameras == "rig":
+        common = Path(os.path.commonpath([folder.parent for folder in folders]))
         return lambda folder: turntable.read_sample(
-            folder, source=source, size=size, rig=cameras, recording_pattern=pattern
+            folder, source=source, common=common, size=size, rig=cameras, recording_pattern=pattern
         )
     return lambda folder: facelift.read_sample(folder, size=size, rig=cameras, recording_pattern=pattern)
 
@@ -162,7 +170,8 @@ def pack(
 
 
 def _pack(source: Path, out: Path, settings: PackSettings, should_stop: Callable[[], bool]) -> PackReport | None:
-    stamp = _stamp(_folders(source, settings))
+    folders = _folders(source, settings)
+    stamp = _stamp(folders)
     found = survey_for(source, settings)
     plan = _plan(found.good, settings)
     _refuse_strangers(out, plan)
@@ -186,13 +195,12 @@ def _pack(source: Path, out: Path, settings: PackSettings, should_stop: Callable
         entries = [{"sample": name, "reason": why} for name, why in found.refused]
         write_text(out / REFUSED, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
+    read_sample = _reader(source, folders, settings)
     with Progress(f"pack {source}", len(found.good)) as progress:
         for shard, rows in plan.items():
             if (out / shard).exists():
                 progress.advance(len(rows))
-            elif not _write_shard(
-                out / shard, rows, found.with_alpha, settings, _reader(source, settings), progress, should_stop
-            ):
+            elif not _write_shard(out / shard, rows, found.with_alpha, settings, read_sample, progress, should_stop):
                 return None
     record["complete"] = True
     write_json(out / RECORD, record)
@@ -215,14 +223,14 @@ def _write_shard(
     rows: list[Candidate],
     with_alpha: bool,
     settings: PackSettings,
-    of_folder: Callable[[Path], Sample],
+    read_sample: Callable[[Path], Sample],
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> bool:
     """Write the shard from where it was left; False if asked to stop before its end."""
 
     def read(candidate: Candidate) -> Sample:
-        sample = of_folder(candidate.folder)
+        sample = read_sample(candidate.folder)
         if sample.checksum() != candidate.checksum:
             raise InputError(f"{candidate.folder} changed while it was packed", "start again when it is at rest")
         return sample if with_alpha else replace(sample, alpha=None)

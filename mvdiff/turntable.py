@@ -45,13 +45,13 @@ def find_samples(source: Path) -> list[Path]:
 
 
 def read_sample(
-    folder: Path, *, source: Path, size: int | None, rig: Rig, recording_pattern: re.Pattern[str] | None
+    folder: Path, *, source: Path, common: Path, size: int | None, rig: Rig, recording_pattern: re.Pattern[str] | None
 ) -> Sample:
     """The sample in ``folder`` as a row of a shard: its centred square, on white, with the cameras of ``rig``.
 
     Its id is its path below ``source`` with - for /. Its recording is what ``recording_pattern`` finds in that; without
-    a pattern the folders around it, below ``source``; where there are none it is a recording of its own. Raises
-    ``InputError`` with the reason where the sample cannot be used.
+    a pattern the folders around it, as far as they lie below ``common``, the folder around all samples; where there are
+    none it is a recording of its own. Raises ``InputError`` with the reason where the sample cannot be used.
     """
     place = folder / "images" if (folder / "images").is_dir() else folder
     paths = sorted((path for path in place.iterdir() if _is_picture(path.name)), key=_natural)
@@ -60,8 +60,8 @@ def read_sample(
             f"{place} has {len(paths)} pictures", f"keep the {VIEWS} that the rig's cameras took, in their order"
         )
     parts = folder.relative_to(source).parts if folder.is_relative_to(source) else ()
-    *around, name = parts or (folder.resolve().name,)
-    sample_id = usable("-".join((*around, name)), f"{folder} has the id")
+    sample_id = usable("-".join(parts or [folder.resolve().name]), f"{folder} has the id")
+    around = folder.parent.relative_to(common).parts if folder.parent.is_relative_to(common) else ()
     pictures = [read_masked(path) for path in paths]
     width, height = common_size(pictures, folder)
     framing = Framing(width, height, min(width, height) if size is None else size)

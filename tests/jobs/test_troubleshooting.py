@@ -146,7 +146,8 @@ def error_lines() -> tuple[list[Line], Counter[tuple[str, str]]]:
     for path, tree in TREES.items():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             kind = name_of(call.func)
-            if kind not in exceptions() or not call.args:
+            of_the_same_kind = ast.unparse(call.func) == "type(error)"
+            if not call.args or not (kind in exceptions() or of_the_same_kind):
                 continue
             number, before = SAYS.get(kind, (0, ""))
             text = call.args[number]

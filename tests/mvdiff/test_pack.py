@@ -356,3 +356,8 @@ def test_a_full_disk_costs_one_line(source, tmp_path, limit):
     assert not list((tmp_path / "out").rglob("*.h5"))
     report = pack(source, tmp_path / "out", PackSettings(24, "mouse", "file", "raw", 3, 0, 8, None, True))
     assert (report.train, report.heldout) == (8, 3)
+
+
+def test_a_split_that_cannot_be_is_told_before_anything_is_packed(source):
+    with pytest.raises(InputError, match="held_out asks for 11 of 11 samples"):
+        survey_for(source, dataclasses.replace(SETTINGS, held_out=11))

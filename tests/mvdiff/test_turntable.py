@@ -47,7 +47,7 @@ def mask(path: Path, value: int = 255, size: tuple[int, int] = (SIZE, SIZE)) -> 
 
 
 def read(source: Path, folder: Path) -> Sample:
-    return read_sample(folder, source=source, size=SIZE, rig=FACELIFT, recording_pattern=None)
+    return read_sample(folder, source=source, common=source, size=SIZE, rig=FACELIFT, recording_pattern=None)
 
 
 def test_pictures_count_in_the_order_of_their_numbers_and_have_the_rigs_cameras(tmp_path):
@@ -73,6 +73,25 @@ def test_sessions_name_ids_and_recordings(tmp_path):
         "monday-0001": "monday",
         "tuesday-0001": "tuesday",
     }
+
+
+def test_a_folder_around_all_samples_is_no_recording(tmp_path):
+    for number in range(3):
+        photograph(tmp_path / "export" / "samples" / f"{number}", [f"{k}.jpg" for k in range(6)])
+    report = pack(tmp_path / "export", tmp_path / "out", SETTINGS)
+    assert report is not None and (report.train, report.heldout) == (2, 1)
+    data = ShardDataset(tmp_path / "out")
+    assert all(sample.recording == sample.sample_id for sample in data)
+    assert sorted(data.ids) == ["samples-0", "samples-1", "samples-2"]
+
+
+def test_samples_may_be_listed(tmp_path):
+    for place in ("monday/1", "monday/2", "tuesday/3", "friday/4"):
+        photograph(tmp_path / place, [f"{k}.jpg" for k in range(6)])
+    (tmp_path / "list.txt").write_text("# wanted\nmonday/1\nmonday/2\ntuesday/3\n")
+    pack(tmp_path / "list.txt", tmp_path / "out", SETTINGS)
+    recordings = {sample.sample_id: sample.recording for sample in ShardDataset(tmp_path / "out")}
+    assert recordings == {"1": "monday", "2": "monday", "3": "tuesday"}
 
 
 def test_masks_stand_for_alpha_and_are_no_samples(tmp_path):
