@@ -32,6 +32,7 @@ def check(config: DictConfig, run: Run | None) -> None:
         config.results = findings.look(lambda: str(_last_planned(run)))
     findings.refuse()
     assert truth is not None
+    truth.refuse_single()
     store = ResultStore(Path(config.results).expanduser().absolute())
     config.results = str(store.path)
     if not any(sample_id in store for sample_id in truth.ids):
@@ -42,7 +43,7 @@ def check(config: DictConfig, run: Run | None) -> None:
         config.train_data = str(run.shards / "train")
     if config.train_data is not None:
         config.train_data = str(Path(config.train_data).expanduser().absolute())
-        ShardIndex.scan(Path(config.train_data))
+        ShardIndex.scan(Path(config.train_data)).refuse_single()
 
 
 def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:

@@ -95,6 +95,11 @@ def check(config: DictConfig, run: Run | None) -> None:
             f"{model.cameras.described}",
             "give data of that rig, or a checkpoint trained on this one",
         )
+    if index.single and any(views):
+        raise InputError(
+            f"generate.reference_view={max(views)} is not known of single pictures",
+            "leave generate.reference_view at 0",
+        )
     tell_left_out(index, _checked.unknown)
 
 

@@ -41,7 +41,8 @@ DESCRIPTIONS = {
     "runs/NAME/shards/train and runs/NAME/shards/heldout. Sample i is a pure function of the seed and i.",
     "pack": "Imports sample folders (images/cam_000.png ... and opencv_cameras.json; with cameras=rig six pictures "
     "alone) into HDF5 shards in runs/NAME/shards/train and runs/NAME/shards/heldout, split by recording. Masks may lie "
-    "in masks/ under the pictures' names. Everything wrong is told before anything is written.",
+    "in masks/ under the pictures' names. cameras=single like=CHECKPOINT makes shards of single pictures, for "
+    "mvdiff generate alone. Everything wrong is told before anything is written.",
     "train": "Trains on the shards of data= and publishes checkpoints in runs/NAME/checkpoints, in diffusers' folder "
     "layout. A job that is warned, preempted or out of time saves, returns to the queue and goes on where it was; the "
     "same command again continues or says that all is done.",

@@ -1,4 +1,4 @@
-"""`mvdiff pack`: folders of six-view pictures as shards."""
+"""`mvdiff pack`: folders of pictures as shards."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from jobs.job import Context
 from jobs.runfolder import Run
 from mvdiff.errors import one_line
 from mvdiff.pack import PackSettings, is_packed, pack, survey_for
+from mvdiff.portrait import Studio
 
 ARRAY = False
 
@@ -19,6 +20,10 @@ def check(config: DictConfig, run: Run | None) -> None:
     """Every sample of the source, as packing will read it."""
     assert run is not None
     config.source = str(Path(config.source).expanduser().absolute())
+    if config.like is not None:
+        config.like = str(Path(config.like).expanduser().absolute())
+        studio = Studio.of(Path(config.like))
+        config.size, config.rig = studio.size, studio.rig.text
     settings = part(PackSettings, config)
     source = Path(config.source)
     if is_packed(source, run.shards, settings):
@@ -54,7 +59,6 @@ def figures(config: DictConfig, run: Run | None) -> dict[str, Any]:
     assert report is not None
     return {
         "shards": str(run.shards),
-        "train": report.train,
-        "heldout": report.heldout,
+        **({"single": report.single} if config.like else {"train": report.train, "heldout": report.heldout}),
         "refused": len(report.refused),
     }

@@ -1,7 +1,8 @@
 """Pack a folder of pictures into shards, split by recording.
 
-``OUT/train/*.h5`` and ``OUT/heldout/*.h5`` appear one by one, each whole; ``OUT/pack.json`` says what they are made of
-and is complete once all are there. A packing that was stopped goes on; one that is done is left alone.
+``OUT/train/*.h5`` and ``OUT/heldout/*.h5``, or ``OUT/single/*.h5``, appear one by one, each whole; ``OUT/pack.json``
+says what they are made of and is complete once all are there. A packing that was stopped goes on; one that is done is
+left alone.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from mvdiff import facelift, turntable
+from mvdiff import facelift, portrait, turntable
 from mvdiff.durable import write_json, write_text
 from mvdiff.errors import InputError
 from mvdiff.picture import MASKS
@@ -22,14 +23,15 @@ from mvdiff.progress import Progress
 from mvdiff.rig import readable, rig
 from mvdiff.shard.codec import filters
 from mvdiff.shard.reader import ShardReader
-from mvdiff.shard.schema import MAX_SIZE, Sample
+from mvdiff.shard.schema import MAX_SIZE, SINGLE_ATTRIBUTE, Sample
 from mvdiff.shard.split import held_out_recordings
 from mvdiff.shard.writer import ShardWriter
 from mvdiff.survey import Candidate, Survey, survey
 from mvdiff.threads import concurrently
 
-SETS = ("train", "heldout")
-LAYOUTS = ("file", "rig")
+SINGLE = "single"
+SETS = ("train", "heldout", SINGLE)
+LAYOUTS = ("file", "rig", SINGLE)
 """Where a sample's cameras are from: see ``PackSettings.cameras``."""
 RECORD = "pack.json"
 REFUSED = "refused.jsonl"
@@ -49,7 +51,10 @@ class PackSettings:
     rig: Any
     """The cameras that every sample must have: what ``rig.rig`` takes; kept as the rig's text."""
     cameras: str
-    """file: each sample has a camera file (``facelift``); rig: none has, and the rig took them (``turntable``)."""
+    """file: each sample has a camera file (``facelift``); rig: none has, and the rig took them (``turntable``); single:
+    each picture is a sample, of which no other view is known (``portrait``)."""
+    like: str | None
+    """A checkpoint: single pictures are framed as its training pictures are, whose size and rig are meant then."""
     codec: str
     """How the shards are compressed."""
     held_out: int | float
@@ -76,7 +81,12 @@ class PackSettings:
         if not (0 <= self.held_out < 1 if share else self.held_out >= 0):
             raise InputError(f"held_out is {self.held_out}", "give a share from 0 to below 1, or a number of samples")
         if self.cameras not in LAYOUTS:
-            raise InputError(f"cameras is {self.cameras}", f"choose {' or '.join(LAYOUTS)}")
+            raise InputError(f"cameras is {self.cameras}", f"choose {', '.join(LAYOUTS)}")
+        if (self.cameras == SINGLE) != (self.like is not None):
+            raise InputError(
+                f"cameras={self.cameras} and like={self.like or 'null'} do not go together",
+                "say cameras=single like=CHECKPOINT for single pictures, and neither for others",
+            )
         filters(self.codec)
         self.pattern()
 
@@ -99,6 +109,8 @@ class PackReport:
     """Samples in ``train``."""
     heldout: int
     """Samples in ``heldout``."""
+    single: int
+    """Single pictures, in ``single``."""
     shards: list[Path]
     with_alpha: bool
     done_before: bool
@@ -122,13 +134,24 @@ def survey_for(source: Path, settings: PackSettings) -> Survey:
 
 
 def _folders(source: Path, settings: PackSettings) -> list[Path]:
-    """The sample folders of ``source``."""
+    """The sample folders of ``source``; the pictures where each is a sample."""
+    if settings.cameras == SINGLE:
+        return portrait.find_pictures(source)
     return (turntable if settings.cameras == "rig" else facelift).find_samples(source)
 
 
 def _reader(source: Path, folders: list[Path], settings: PackSettings) -> Callable[[Path], Sample]:
     """What reads one of the ``folders`` of ``source``."""
     cameras, pattern, size = rig(settings.rig), settings.pattern(), settings.size
+    if settings.like is not None:
+        studio = portrait.Studio.of(Path(settings.like))
+        if (studio.rig, studio.size) != (cameras, size):
+            raise InputError(
+                f"{settings.like} sees {studio.size} pixels by {studio.rig.described}, asked for are {size} by "
+                f"{cameras.described}",
+                "leave size and rig out: they are the checkpoint's",
+            )
+        return lambda path: portrait.read_portrait(path, source=source, studio=studio, recording_pattern=pattern)
     if settings.cameras == "rig":
         common = Path(os.path.commonpath([folder.parent for folder in folders]))
         return lambda folder: turntable.read_sample(
@@ -209,10 +232,16 @@ def _pack(source: Path, out: Path, settings: PackSettings, should_stop: Callable
 
 def _plan(good: list[Candidate], settings: PackSettings) -> dict[Path, list[Candidate]]:
     """The rows of each shard, by its path in the output."""
-    held_out = held_out_recordings((c.recording for c in good), settings.held_out, settings.seed)
+    single = settings.cameras == SINGLE
+    recordings = [candidate.recording for candidate in good]
+    held_out = set() if single else held_out_recordings(recordings, settings.held_out, settings.seed)
+
+    def set_of(candidate: Candidate) -> str:
+        return SINGLE if single else "heldout" if candidate.recording in held_out else "train"
+
     plan = {}
     for name in SETS:
-        rows = [candidate for candidate in good if (candidate.recording in held_out) == (name == "heldout")]
+        rows = [candidate for candidate in good if set_of(candidate) == name]
         for number, start in enumerate(range(0, len(rows), settings.shard_samples)):
             plan[Path(name) / f"shard-{number:05d}.h5"] = rows[start : start + settings.shard_samples]
     return plan
@@ -235,7 +264,14 @@ def _write_shard(
             raise InputError(f"{candidate.folder} changed while it was packed", "start again when it is at rest")
         return sample if with_alpha else replace(sample, alpha=None)
 
-    with ShardWriter(path, size=settings.size, rig=settings.rig, codec=settings.codec, with_alpha=with_alpha) as writer:
+    with ShardWriter(
+        path,
+        size=settings.size,
+        rig=settings.rig,
+        codec=settings.codec,
+        with_alpha=with_alpha,
+        attributes={SINGLE_ATTRIBUTE: 1} if settings.cameras == SINGLE else None,
+    ) as writer:
         _refuse_other_rows(path, rows[: writer.rows], writer.ids(), writer.checksums(), with_alpha)
         progress.advance(writer.rows)
         for sample in concurrently(read, rows[writer.rows :]):
@@ -275,6 +311,7 @@ def _report(out: Path, record: dict[str, Any], done_before: bool) -> PackReport:
     return PackReport(
         record["samples"]["train"],
         record["samples"]["heldout"],
+        record["samples"].get(SINGLE, 0),
         [out / shard for shard in record["shards"]],
         record["with_alpha"],
         done_before,
@@ -287,7 +324,9 @@ def _stamp(folders: list[Path]) -> str:
     """xxh3_64 over name, size and modification time of every file of the samples."""
     hasher = xxhash.xxh3_64()
     for folder in folders:
-        for path in sorted((*folder.glob("*"), *(folder / "images").glob("*"), *(folder / MASKS).glob("*"))):
+        around = [folder, folder.parent / MASKS / f"{folder.stem}.png"] if folder.is_file() else []
+        inside = (*folder.glob("*"), *(folder / "images").glob("*"), *(folder / MASKS).glob("*"))
+        for path in sorted((*filter(Path.exists, around), *inside)):
             state = path.stat()
             hasher.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()

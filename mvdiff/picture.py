@@ -19,6 +19,11 @@ _MAX_FILE = 256 << 20
 _MAX_SIDE = 8192
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is taken for a picture."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] or, with straight alpha, [H, W, 4]; ``InputError`` where it is no whole picture."""
     picture = _opened(path)

@@ -14,7 +14,7 @@ import numpy as np
 from mvdiff.errors import InputError
 from mvdiff.facelift import listed, recording_by, usable
 from mvdiff.framing import Framing
-from mvdiff.picture import MASKS, SUFFIXES, common_size, framed_views, read_masked
+from mvdiff.picture import MASKS, common_size, framed_views, is_picture, read_masked
 from mvdiff.rig import VIEWS, Rig
 from mvdiff.shard.schema import Sample
 
@@ -35,7 +35,7 @@ def find_samples(source: Path) -> list[Path]:
             below.clear()
             continue
         seen.add(real)
-        if "images" in below or any(map(_is_picture, files)):
+        if "images" in below or any(map(is_picture, files)):
             folders.append(Path(folder))
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith(".") and name != MASKS)
@@ -54,7 +54,7 @@ def read_sample(
     none it is a recording of its own. Raises ``InputError`` with the reason where the sample cannot be used.
     """
     place = folder / "images" if (folder / "images").is_dir() else folder
-    paths = sorted((path for path in place.iterdir() if _is_picture(path.name)), key=_natural)
+    paths = sorted((path for path in place.iterdir() if is_picture(path.name)), key=_natural)
     if len(paths) != VIEWS:
         raise InputError(
             f"{place} has {len(paths)} pictures", f"keep the {VIEWS} that the rig's cameras took, in their order"
@@ -76,10 +76,6 @@ def read_sample(
         np.array(rig.azimuth, np.float32),
         np.array(rig.elevation, np.float32),
     )
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -40,6 +40,7 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
     Raises ``InputError`` when nothing can be scored, or results, truth and training split do not fit together.
     """
     store, data = ResultStore(results), ShardDataset(truth)
+    data.index.refuse_single()
     attributes = store.attributes()
     reference = int(attributes.get("reference_view", 0))
     if not 0 <= reference < VIEWS:
@@ -51,6 +52,7 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
     training, leaked = None, []
     if train is not None:
         train_data = ShardDataset(train)
+        train_data.index.refuse_single()
         if (train_data.size, train_data.rig) != (data.size, data.rig):
             raise InputError(
                 f"{train} has views of {train_data.size} pixels by rig {readable(train_data.rig)}, "

@@ -89,6 +89,8 @@ class ShardIndex:
     rig: str
     size: int
     """Height and width of all pictures in pixels."""
+    single: bool
+    """Whether only view 0 of the samples is known: pictures to generate from."""
     with_alpha: bool
     """Whether every shard has alpha."""
     unreadable: dict[Path, str]
@@ -159,6 +161,15 @@ class ShardIndex:
         index._refuse_twins()
         return index
 
+    def refuse_single(self) -> None:
+        """Raise an ``InputError`` where the samples are single pictures: nothing can be learned from or held against
+        views that nobody has seen."""
+        if self.single:
+            raise InputError(
+                f"{self.shards[0]} holds single pictures, whose other views are not known",
+                "give shards of samples with six views; single pictures are for mvdiff generate",
+            )
+
     def _refuse_twins(self) -> None:
         if len(set(self.ids)) == len(self.ids):
             return
@@ -194,8 +205,8 @@ class ShardIndex:
 class _Contents:
     """What the index keeps of one shard."""
 
-    traits: tuple[str, int]
-    """Rig, and size in pixels: alike in all shards."""
+    traits: tuple[str, int, bool]
+    """Rig, size in pixels, and whether its pictures are single ones: alike in all shards."""
     with_alpha: bool
     ids: list[str]
     recordings: list[str]
@@ -203,8 +214,8 @@ class _Contents:
 
     @property
     def described(self) -> str:
-        rig, size = self.traits
-        return f"rig {readable(rig)} at {size} pixels"
+        rig, size, single = self.traits
+        return f"{'single pictures for ' if single else ''}rig {readable(rig)} at {size} pixels"
 
 
 def _read(shard: Path) -> _Contents | InputError:
@@ -216,7 +227,9 @@ def _read(shard: Path) -> _Contents | InputError:
                 if problem := name_problem(sample_id):
                     raise DamagedShard(shard, f"holds the sample id {sample_id!r}: {problem}")
             checksums = np.array(reader.checksums(), np.uint64)
-            return _Contents((reader.rig, reader.size), reader.with_alpha, ids, reader.recordings(), checksums)
+            return _Contents(
+                (reader.rig, reader.size, reader.single), reader.with_alpha, ids, reader.recordings(), checksums
+            )
     except InputError as error:
         return error
     except OSError as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mvdiff.errors import InputError
 from mvdiff.shard.handle import HDF5_ERRORS, Handle, brief
-from mvdiff.shard.schema import CAMERA_COLUMNS, CorruptRow, Sample, row_checksum
+from mvdiff.shard.schema import CAMERA_COLUMNS, SINGLE_ATTRIBUTE, CorruptRow, Sample, row_checksum
 from mvdiff.shard.seal import DamagedShard
 
 
@@ -72,6 +72,11 @@ class ShardReader:
     def attributes(self) -> dict[str, Any]:
         """Root attributes: ``schema``, ``version``, ``size``, ``rig``, ``codec`` and what the writer added."""
         return dict(self._opened().attributes)
+
+    @property
+    def single(self) -> bool:
+        """Whether only view 0 of its samples is known."""
+        return bool(self._opened().attributes.get(SINGLE_ATTRIBUTE))
 
     @property
     def rig(self) -> str:

@@ -71,6 +71,8 @@ NAME_COLUMNS = (
     Column("sample_id", np.dtype(f"S{NAME_BYTES}"), ()),
     Column("recording", np.dtype(f"S{NAME_BYTES}"), ()),
 )
+SINGLE_ATTRIBUTE = "single"
+"""Root attribute of shards of single pictures: of each sample only view 0 is known, and the others are white."""
 CHECKSUM_COLUMN = Column("checksum", np.dtype("<u8"), ())
 
 

@@ -21,6 +21,7 @@ def refuse_misfit(model_settings: ModelSettings, sources: Sources) -> None:
 
 
 def _refuse_misfit(model_settings: ModelSettings, dataset: ShardDataset, mend_rig: str, mend_size: str) -> None:
+    dataset.index.refuse_single()
     cameras, shards = model_settings.cameras, dataset.index.shards
     # All shards of a data set have one rig and size: the first stands for them.
     if dataset.rig != cameras.text:

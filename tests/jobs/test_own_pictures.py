@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from jobs.cli import main
+
 pytestmark = pytest.mark.timeout(600)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "your-own-pictures.md"
@@ -46,7 +48,7 @@ def expected(shown: list[str]) -> str:
     return "".join(lines)
 
 
-def test_the_whole_page_as_it_stands(tmp_path):
+def test_the_whole_page_as_it_stands(tmp_path, monkeypatch, capsys):
     tools = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "COLUMNS": "200"}
     commands = steps()
@@ -66,3 +68,17 @@ def test_the_whole_page_as_it_stands(tmp_path):
         assert done.returncode == (2 if refused else 0), f"{command}\n{told}"
         if shown:
             assert re.fullmatch(expected(shown), told), f"{command}\n{told}"
+
+    monkeypatch.chdir(tmp_path)
+    album = ["run=lab", "data=runs/album/shards"]
+    for asked, told in (
+        (["evaluate", *album], "holds single pictures"),
+        (
+            ["evaluate", "run=lab", "data=runs/lab/shards/heldout", "train_data=runs/album/shards"],
+            "holds single pictures",
+        ),
+        (["train", "run=new", "data=runs/lab/shards/train", "validation=runs/album/shards"], "holds single pictures"),
+        (["generate", *album, "--reference-view", "0,2"], "generate.reference_view=2 is not known of single pictures"),
+    ):
+        assert main(asked) == 2
+        assert told in capsys.readouterr().err

@@ -25,6 +25,7 @@ PASSED_ON = {
     ("mvdiff/generate/worker.py", "told"): "the sampler's last exception",
     ("mvdiff/shard/handle.py", "problem"): "what the functions around it return",
     ("mvdiff/shard/reader.py", "str(error)"): "an error of a sample",
+    ("mvdiff/portrait.py", "f'{where}{error.what}'"): "an error of a picture",
     ("mvdiff/survey.py", "error.what"): "an error of a sample",
     ("mvdiff/train/trainer.py", "problem"): "an error of a save",
     ("mvdiff/train/world.py", "told['what']"): "an error of rank 0",

@@ -24,6 +24,7 @@ SETTINGS = PackSettings(
     size=SIZE,
     rig="mouse",
     cameras="file",
+    like=None,
     codec="lz4",
     held_out=3,
     seed=0,
@@ -338,7 +339,7 @@ from mvdiff.pack import PackSettings, pack
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
-    pack(Path(sys.argv[1]), Path(sys.argv[2]), PackSettings(24, "mouse", "file", "raw", 3, 0, 8, None, True))
+    pack(Path(sys.argv[1]), Path(sys.argv[2]), PackSettings(24, "mouse", "file", None, "raw", 3, 0, 8, None, True))
 except InputError as error:
     print(f"mvdiff: {error}", file=sys.stderr)
     sys.exit(2)
@@ -354,7 +355,7 @@ def test_a_full_disk_costs_one_line(source, tmp_path, limit):
     assert message.startswith("mvdiff: ") and "File too large" in message
     assert all("samples" in line for line in progress)
     assert not list((tmp_path / "out").rglob("*.h5"))
-    report = pack(source, tmp_path / "out", PackSettings(24, "mouse", "file", "raw", 3, 0, 8, None, True))
+    report = pack(source, tmp_path / "out", PackSettings(24, "mouse", "file", None, "raw", 3, 0, 8, None, True))
     assert (report.train, report.heldout) == (8, 3)
 
 

@@ -21,6 +21,7 @@ SETTINGS = PackSettings(
     size=SIZE,
     rig="facelift",
     cameras="rig",
+    like=None,
     codec="lz4",
     held_out=1,
     seed=0,
@@ -164,5 +165,5 @@ def test_a_mask_that_comes_later_is_noticed(tmp_path):
 
 
 def test_only_two_layouts_are_known():
-    with pytest.raises(InputError, match="cameras is colmap: choose file or rig"):
+    with pytest.raises(InputError, match="cameras is colmap: choose file, rig, single"):
         dataclasses.replace(SETTINGS, cameras="colmap").check()
