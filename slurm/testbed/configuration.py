@@ -178,5 +178,5 @@ def write(plan: Plan, packages: Packages) -> None:
             os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
         except PermissionError as error:
             raise RequestError(
-                f"cannot make the device file {device}", "run where root has CAP_MKNOD, or ask for gpus=0"
+                f"cannot make the device file {device}", "run where root has CAP_MKNOD, or say --gpus 0"
             ) from error
