@@ -70,6 +70,7 @@ EXAMPLES = {
         "mvdiff pack run=mice source=pictures --wait",
         "mvdiff pack run=mice source=pictures held_out=0.2 strict=false",
         "mvdiff pack run=mice source=turntable cameras=rig --wait",
+        "mvdiff pack run=album source=album cameras=single like=runs/mice/checkpoints/step-00001200",
     ],
     "train": [
         "mvdiff train run=mice data=runs/mice/shards/train cluster.tasks_per_node=2 --wait",
