@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 
 from mvdiff.errors import InputError
 from mvdiff.framing import Framing
-from mvdiff.picture import common_size, framed_views, read_masked
+from mvdiff.picture import MASKS, common_size, framed_views, read_masked
 from mvdiff.rig import VIEWS, Rig, angles, camera_centre
 from mvdiff.shard.schema import Sample
 
@@ -50,28 +51,40 @@ def find_samples(source: Path) -> list[Path]:
     ones passed over. Lines of a list file are relative to it; empty ones and those that begin with # are passed over.
     Raises ``InputError`` when nothing is there.
     """
-    source = Path(source)
+    found = search(Path(source), lambda folders, files: CAMERAS in files or "images" in folders)
+    if not found:
+        raise InputError(
+            f"{source} holds no samples",
+            f"give a folder of folders with {CAMERAS} and images, or pack with cameras=rig",
+        )
+    return found
+
+
+def search(source: Path, is_sample: Callable[[list[str], list[str]], bool]) -> list[Path]:
+    """The folders that the list file ``source`` names, or those below the folder ``source`` that are samples.
+
+    Args:
+        is_sample: is given the names of the folders and of the files in a folder.
+
+    Raises:
+        InputError: there is neither a list nor a folder.
+    """
     if source.is_file():
         return listed(source)
     if not source.is_dir():
         raise InputError(f"{source} does not exist", "give a folder of samples, or a file that lists some")
-    folders = []
+    found = []
     seen = set()
     for folder, below, files in os.walk(source, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             below.clear()
             continue
         seen.add(real)
-        if CAMERAS in files or "images" in below:
-            folders.append(Path(folder))
+        if is_sample(below, files):
+            found.append(Path(folder))
             below.clear()
-        below[:] = sorted(name for name in below if not name.startswith("."))
-    if not folders:
-        raise InputError(
-            f"{source} holds no samples",
-            f"give a folder of folders with {CAMERAS} and images, or pack with cameras=rig",
-        )
-    return sorted(folders)
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != MASKS)
+    return sorted(found)
 
 
 def listed(source: Path) -> list[Path]:

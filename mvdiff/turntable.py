@@ -5,16 +5,15 @@
 Picture k, in the order of names in which 9 comes before 10, is what the rig's camera k sees.
 """
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
 from mvdiff.errors import InputError
-from mvdiff.facelift import listed, recording_by, usable
+from mvdiff.facelift import recording_by, search, usable
 from mvdiff.framing import Framing
-from mvdiff.picture import MASKS, common_size, framed_views, is_picture, read_masked
+from mvdiff.picture import common_size, framed_views, is_picture, read_masked
 from mvdiff.rig import VIEWS, Rig
 from mvdiff.shard.schema import Sample
 
@@ -24,24 +23,10 @@ def find_samples(source: Path) -> list[Path]:
 
     As ``facelift.find_samples`` otherwise. Raises ``InputError`` when nothing is there.
     """
-    if source.is_file():
-        return listed(source)
-    if not source.is_dir():
-        raise InputError(f"{source} does not exist", "give a folder of samples, or a file that lists some")
-    folders = []
-    seen = set()
-    for folder, below, files in os.walk(source, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        if "images" in below or any(map(is_picture, files)):
-            folders.append(Path(folder))
-            below.clear()
-        below[:] = sorted(name for name in below if not name.startswith(".") and name != MASKS)
-    if not folders:
+    found = search(source, lambda folders, files: "images" in folders or any(map(is_picture, files)))
+    if not found:
         raise InputError(f"{source} holds no folders with pictures", "give a folder for each sample, of six pictures")
-    return sorted(folders)
+    return found
 
 
 def read_sample(
