@@ -42,7 +42,7 @@ ELSEWHERE = {
     "mvdiff cluster new": "tests/cluster/test_sites.py",
     "mvdiff bench": "tests/mvdiff/bench/test_bench.py",
     "mvdiff doctor model=zero123plus-v1.2": "tests/jobs/test_doctor.py",
-    "mvdiff train run=mice data=... cluster=slurm then generate": "tests/cluster/test_chains.py",
+    "mvdiff train run=mice data=... cluster=SITE then generate": "tests/cluster/test_chains.py",
     "mvdiff logs mice --failed": "tests/jobs/test_looking_after.py",
     "mvdiff logs mice --job train --rank 3": "tests/cluster/test_looking_after.py",
 }
