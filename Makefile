@@ -27,7 +27,7 @@ lint: install
 
 test: lint
 	$(RUN)/pytest -n 2 -m 'not cluster'
-	$(RUN)/pytest -n 2 --dist loadgroup -m cluster
+	$(RUN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m cluster
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -13,6 +13,7 @@ from slurm.errors import RequestError
 from slurm.testbed import Testbed
 
 NEEDED = "cluster tests need SLURM"
+LONG = ("storm", "chaos", "drills")
 
 Eventually = Callable[[Callable[[], object], float], object]
 
@@ -24,6 +25,13 @@ def _require(accounting: bool) -> None:
         if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
             pytest.fail(f"cluster tests cannot run: {error}", pytrace=False)
         pytest.skip(f"{NEEDED}: {error}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The groups that last longest begin first, so that none is left to run alone at the end."""
+    groups = [marker.args[0] if (marker := item.get_closest_marker("xdist_group")) else None for item in items]
+    order = sorted(range(len(items)), key=lambda k: groups[k] not in LONG)
+    items[:] = [items[k] for k in order]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,7 +24,7 @@ from slurm.submitter import Submitter
 from tests.cluster.lab import in_background, last_job
 from tests.site import site
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("arrays")]
 
 CALL = """
     import os

@@ -11,7 +11,7 @@ from jobs.watch import task_events
 from mvdiff import ResultStore
 from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chains")]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from slurm.submitter import Submitter
 from slurm.testbed import Testbed, processes
 from tests.site import site
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("comeback")]
 
 # Takes the place of a job module in the code that the job runs. The first start does as it is told, the next one ends.
 JOB = """

@@ -12,7 +12,7 @@ from slurm.outlook import recall
 from tests.cluster.lab import LOW, SMALL, Training, last_job, take_the_cluster
 from tests.jobs.test_rights import modes
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("people")]
 
 
 def synth(name, samples, *more):

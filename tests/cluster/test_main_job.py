@@ -16,7 +16,7 @@ from mvdiff import MultiViewPipeline, ResultStore, ShardDataset
 from mvdiff.events import read_events
 from tests.cluster.lab import LOW, SMALL, in_background, last_job, state, take_the_cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("people")]
 
 
 @pytest.fixture

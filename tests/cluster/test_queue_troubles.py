@@ -17,7 +17,7 @@ from tests.cluster.chaos_lab import SMALL, Lab
 from tests.cluster.conftest import _pointed_at, _require
 from tests.cluster.lab import LOW, Training, in_background, last_job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("troubles")]
 
 MOST = 12
 """MaxJobCount of the small queue, which takes one member of an array less."""

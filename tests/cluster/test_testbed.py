@@ -17,7 +17,7 @@ from slurm.testbed import Testbed, processes
 from slurm.testbed.nodes import of_testbed
 from slurm.testbed.plan import Plan
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("testbed")]
 
 ROOT = Path(__file__).parents[2]
 

@@ -185,11 +185,12 @@ def test_a_crashed_node_costs_at_most_one_interval(cluster, submit, calm):
     assert sum(redone(job)) <= INTERVAL
 
 
-@pytest.mark.xdist_group("cluster")
+@pytest.mark.xdist_group("drills")
 def test_with_accounting_too(accounting_cluster, submit, calm):
     """A signal, a preemption, a crashed node and a rank's death, one after the other."""
-    expected = calm()
-    job = submit("accounted")
+    two_ranks = "cluster.gpus_per_node=1"
+    expected = calm(two_ranks)
+    job = submit("accounted", two_ranks)
     job.wait_for_steps(5)
     job.signal_step("USR2")
     job.wait(lambda: job.starts() == 2, 240)
@@ -221,7 +222,7 @@ def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, 
     assert 0 <= sum(redone(job)) <= INTERVAL
 
 
-@pytest.mark.xdist_group("cluster")
+@pytest.mark.xdist_group("drills")
 def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
     """A minute is the shortest limit there is; SLURM warns up to a minute early, so little may be asked for."""
     job = submit(
@@ -259,7 +260,7 @@ def test_another_world_size_at_every_restart(cluster, submit, calm):
     assert list(losses.values()) == pytest.approx(list(theirs.values()), rel=1e-5)
 
 
-@pytest.mark.xdist_group("cluster")
+@pytest.mark.xdist_group("drills")
 def test_three_starts_in_vain_end_the_run_with_the_reason(cluster, submit):
     """Warned in the middle of start-up, every time."""
     job = submit("futile")

@@ -16,7 +16,7 @@ from tests.cluster.chaos_lab import SMALL
 from tests.cluster.lab import LOW
 from tests.mvdiff.test_pack import make_sample
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("trust")]
 
 HOSTILE = [
     "a b", "it's", 'say "mouse"', "$(touch pwned)", "`touch pwned`", "; touch pwned #", "&& touch pwned", "$HOME",
