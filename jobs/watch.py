@@ -13,7 +13,8 @@ from slurm.command import reason
 from slurm.errors import Unanswered
 from slurm.submission import Submission, states
 
-POLL_S = 0.5
+POLL_S = {"slurm": 0.5, "local": 0.1}
+"""How often it is asked whether the job has ended: a controller is spared, a process on this machine need not be."""
 MORE_S = 60.0
 FOLLOWED = 16
 """How many jobs' logs are shown; those of all lie in the job's folder."""
@@ -51,7 +52,7 @@ def watch(name: str, submission: Submission, more: Callable[[Submission, int], S
                 submission, asked = more(submission, alive), time.monotonic()
         if not ended:
             # A long array takes the controller some time to tell of.
-            time.sleep(POLL_S * (1 + len(submission.job_ids) // 100))
+            time.sleep(POLL_S[submission.kind] * (1 + len(submission.job_ids) // 100))
 
 
 def _follow(name: str, submission: Submission, tails: dict[str, "_Tail"]) -> None:

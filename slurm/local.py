@@ -37,6 +37,8 @@ class LocalExecutor(local.LocalExecutor):
     def __init__(self, folder: Path, python: str, code: Path, tries: int | None) -> None:
         super().__init__(folder, python=python)
         self._code, self._tries = code, tries
+        # submitit spares a queue by 0.2 s between jobs; here there is none to spare
+        self._throttling = 0.0
 
     @property
     def _submitit_command_str(self) -> str:
