@@ -1,6 +1,8 @@
 """Jobs that follow one another on a real SLURM, queued by one command before the first has begun."""
 
 import json
+import os
+import signal
 import subprocess
 
 import pytest
@@ -88,18 +90,21 @@ def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, answer, 
 
 
 def test_a_training_that_comes_back_and_a_worker_that_never_works_hold_nothing_up(cluster, lab, answer, eventually):
-    """The node of the second worker lacks a module: the first does its samples too."""
+    """The node of the second worker lacks a module: the first does its samples too, although it is warned and has to
+    come back."""
     bad_node = "cluster.setup=['test \"$SLURM_ARRAY_TASK_ID\" != 1 || exit 3']"
     long = ["train.steps=200", "train.log_every=0.2", "train.validation.every=0"]
-    assert answer(*words(*long, of_generation=(bad_node,)))[0] == 0
+    assert answer(*words(*long, of_generation=(bad_node, "generate.steps=400")))[0] == 0
     training = Training(lab, eventually)
     training.wait_for_steps(4)
     take_the_cluster()
-    eventually(queue_is_empty, 120)
-    assert training.starts() == 2
     folder = last_job(lab, "generate")
     first, second = folder.submission().job_ids
-    assert starts(lab, "generate") == [(first, 0)]
+    eventually(lambda: starts(lab, "generate"), 120)
+    assert training.starts() == 2
+    os.kill(task_events(folder)[0]["pid"], signal.SIGUSR2)
+    eventually(queue_is_empty, 120)
+    assert starts(lab, "generate") == [(first, 0), (first, 1)]
     assert len(starts(lab, "evaluate")) == 1
     began = {job: min(event["time"] for event in task_events(last_job(lab, job))) for job in ("generate", "evaluate")}
     ended = {job: max(event["time"] for event in task_events(last_job(lab, job))) for job in ("train", "generate")}
