@@ -141,7 +141,8 @@ def _detail(run: Run) -> tuple[list[str], bool]:
     training = _training(folders)
     if training:
         newest = next(state for state in reversed(states) if state.name.endswith("-train"))
-        told = training.lines()
+        # why it failed stands above already
+        told = (dataclasses.replace(training, error=None) if newest.failure else training).lines()
         if newest.state == "running" and training.steps:
             told[0] = f"{told[0]}  {time_left(training, newest, now)}".rstrip()
         lines += [f"  {line}" for line in told]
