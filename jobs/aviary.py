@@ -19,6 +19,7 @@ from slurm.canary.report import Figures, Reports
 from slurm.cluster import Cluster
 from slurm.command import reason
 from slurm.errors import RequestError
+from slurm.patience import persevere
 from slurm.queue import Pending, cpus, host_list, largest_array, nodes, pending
 from slurm.sbatch import cancel, try_out
 from slurm.script import BatchScript
@@ -71,7 +72,7 @@ class Aviary:
                     found._recall()
                     tell(f"goes on with the canaries sent before: {found._shown()}")
                     return found
-        available = sum(nodes(cluster.partition).values())
+        available = sum(persevere(lambda: nodes(cluster.partition), tell).values())
         if available < config.nodes:
             tell(f"only {available} nodes of the partition take jobs now")
             config.nodes = max(available, 1)

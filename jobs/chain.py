@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from jobs.compose import composed, settings
-from jobs.job import Job, JobFailed, check_ahead, claims_work, job, unfinished
+from jobs.compose import composed
+from jobs.job import Job, JobFailed, check_ahead, claims_work, job, share_of, unfinished
 from jobs.launch import Request, created, launch, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
@@ -104,7 +104,7 @@ def _links(requests: Sequence[Request]) -> list[_Link]:
     links: list[_Link] = []
     for request in requests:
         config = composed(request.name, request.words)
-        cluster = settings(Cluster, config.cluster, "cluster")
+        cluster = share_of(job(request.name), config)
         if links and cluster.kind != links[0].cluster.kind:
             raise InputError(
                 f"{request.name} would run with cluster.kind={cluster.kind}, the job before it with "

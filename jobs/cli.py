@@ -66,7 +66,8 @@ def _told(words: list[str]) -> int:
     except (InputError, RequestError) as error:
         refused, told = error, str(error)
     except UnicodeEncodeError as error:
-        told = f"{error.object!r} is not UTF-8: give the path another name"
+        text = error.object[max(0, error.start - 40) : error.end + 40]
+        told = f"{text!r} is not UTF-8: write it in UTF-8, or give the path another name"
     except OSError as error:
         told = f"{error.filename or 'a file'}: {error.strerror or error}: mend that and start again"
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.offer import Partition, accounts, fitted, partitions
+from slurm.patience import persevere
 
 HELP = """\
 mvdiff cluster: the sites that jobs can be sent to
@@ -73,7 +74,10 @@ def cluster(words: Sequence[str]) -> int:
     asked = options.parse_intermixed_args(words)
     match asked.verb, asked.words:
         case "new", [name, *given] if "=" not in name:
-            return _new(name, given, asked.yes, asked.here, asked.force, asked.json)
+            try:
+                return _new(name, given, asked.yes, asked.here, asked.force, asked.json)
+            except EOFError:
+                raise InputError("the questions got no answer", "answer them, or add --yes") from None
         case "list", []:
             return _list(asked.json)
         case "show", [name]:
@@ -90,7 +94,11 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
     values = _given(given)
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     talks = not yes and not as_json and sys.stdin.isatty()
-    there = partitions()
+
+    def tell(line: str) -> None:
+        console.print(f"cluster: {line}")
+
+    there = persevere(partitions, tell)
     if not there:
         raise RequestError("sinfo shows no partition that is up and that you may use", "ask the site which is yours")
     if talks:
@@ -98,7 +106,7 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
             console.print(f"{one.name:<16}{one.shown()}{' (the default one)' if one.default else ''}")
     chosen = _partition(there, values, talks, console)
     values = _asked(chosen, values, talks, console) | values
-    values, refusal = _tried(values)
+    values, refusal = _tried(values, tell)
     if refusal:
         raise RequestError(
             f"SLURM would not take a job of this kind ({refusal})",
@@ -126,8 +134,10 @@ def _given(words: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"{word!r} is no key of a site", f"choose from {', '.join(known)}")
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            json.dumps(found[key])
+        except (yaml.YAMLError, TypeError, ValueError):
             raise InputError(f"{word!r} cannot be read", f"write {key}=VALUE as in a YAML file") from None
+    settings(Cluster, known | found, "cluster")
     return found
 
 
@@ -159,8 +169,10 @@ def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Conso
     values: dict[str, Any] = {"partition": chosen.name}
 
     def number(key: str, text: str, suggested: int) -> None:
-        if key not in given:
-            values[key] = IntPrompt.ask(text, default=suggested, console=console) if talks else suggested
+        while talks and key not in given and values.get(key, -1) < 0:
+            values[key] = IntPrompt.ask(text, default=suggested, console=console)
+        if not talks and key not in given:
+            values[key] = suggested
 
     def text(key: str, question: str) -> str:
         return Prompt.ask(question, default="", show_default=False, console=console).strip() if talks else ""
@@ -198,10 +210,10 @@ def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Conso
     return values
 
 
-def _tried(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def _tried(values: dict[str, Any], tell: Callable[[str], None]) -> tuple[dict[str, Any], str | None]:
     """``values`` with a way of asking that SLURM takes, and what it has against every way."""
-    one = settings(Cluster, OmegaConf.create(_shipped() | values), "")
-    took, refusal = fitted(one)
+    one = settings(Cluster, _shipped() | values, "cluster")
+    took, refusal = fitted(one, tell)
     if took.gpu_request != one.gpu_request:
         values = values | {"gpu_request": took.gpu_request}
     memory = ("memory_gb", "memory_per_cpu_gb", "memory_per_gpu_gb")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from jobs.groups import CONFIGS, choices, own_folders
+from jobs.groups import CONFIGS, choices, find, own_folders
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 
@@ -30,6 +31,10 @@ LISTED = frozenset({"ids", "shards"})
 NULLABLE = LISTED | {"data.path", "checkpoint", "results", "train_data", "model.pretrained", "validation", "prior"}
 
 
+OPEN = ("cluster.extra", "cluster.environment")
+"""Keys that hold keys of the user's choice."""
+
+
 def composed(job: str, words: Sequence[str]) -> DictConfig:
     """The resolved configuration of ``job`` with the overrides ``words`` (``key=value``, Hydra's grammar).
 
@@ -43,11 +48,14 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
     overrides, literals = _sorted_out(words)
     if searched := [_quoted(f"file://{own}") for own in own_folders()]:
         overrides.append(f"hydra.searchpath=[{','.join(searched)}]")
+    _refuse_broken_files(overrides)
     with initialize_config_dir(str(CONFIGS), version_base=None):
         try:
             config = compose(job, overrides=overrides)
             for key, value in literals.items():
                 OmegaConf.update(config, key, value)
+            for key, value in _open_values(words):
+                OmegaConf.update(config, key, value, merge=False, force_add=True)
             if "cluster" in config and config.cluster.cpus_per_gpu is not None:
                 # what counts threads by it knows one number
                 config.cluster.cpus_per_task = settings(Cluster, config.cluster, "cluster").cpus
@@ -61,7 +69,8 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
         missing = sorted(OmegaConf.missing_keys(config))
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{key}{_first_line(error)}", f"see mvdiff {job} --help") from None
     if missing:
         key = "data" if missing[0] == "data.path" else missing[0]
         page = "--keys" if "." in key else "--help"
@@ -81,6 +90,10 @@ def settings(kind: type[T], node: Any, where: str) -> T:
     for key in map(str, content):
         if key not in names:
             raise InputError(f"unknown key {f'{where}.{key}'.lstrip('.')}", _nearest(key, names))
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.type in ("str", "str | None", str, str | None) and isinstance(content.get(field.name), bool | float):
+            key = f"{where}.{field.name}".lstrip(".")
+            raise InputError(f"{key}={content[field.name]} is no text", f'quote it: {field.name}: "..."')
     try:
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content))
     except OmegaConfBaseException as error:
@@ -119,6 +132,8 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
                 raise InputError(f"{key}={value} contains ${{, which configurations expand", mend)
             literals[key] = None if value == "null" and key in NULLABLE else value
             continue
+        if key.startswith(OPEN):
+            continue
         if word.startswith("+"):
             raise InputError(f"{word!r} adds a key that nothing reads", "leave the + away")
         try:
@@ -129,6 +144,40 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
             ) from None
         overrides.append(word)
     return overrides, literals
+
+
+def _open_values(words: Sequence[str]) -> list[tuple[str, Any]]:
+    """Keys and values for ``OPEN``: ``cluster.extra={a: 1}``, or ``cluster.extra.a=1``, their values in YAML."""
+    found = []
+    for word in words:
+        key, _, text = word.partition("=")
+        if key not in OPEN and key.rpartition(".")[0] not in OPEN:
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{word!r} cannot be read", f"quote it for the shell: {key}='...'") from None
+        if key in OPEN and not isinstance(value, dict):
+            raise InputError(f"{word!r} holds no keys", f"write {key}='{{NAME: VALUE}}' or {key}.NAME=VALUE")
+        found.append((key, value))
+    return found
+
+
+def _refuse_broken_files(overrides: Sequence[str]) -> None:
+    """Files of the user's own that are chosen, and hold what no configuration can."""
+    for group, _, name in (word.partition("=") for word in overrides):
+        file = find(group, name) if re.fullmatch(r"\w+", group) and re.fullmatch(r"[\w.-]+", name) else None
+        if file is None or file.is_relative_to(CONFIGS):
+            continue
+        try:
+            content = OmegaConf.load(file)
+        except yaml.MarkedYAMLError as error:
+            line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise InputError(f"{file}{line} is no YAML ({error.problem})", "mend that line") from None
+        except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+            raise InputError(f"{file} cannot be read ({_first_line(error)})", "mend it, or make it anew") from None
+        if group == "cluster" and not (isinstance(content, DictConfig) and "defaults" in content):
+            raise InputError(f"{file} builds on no other", "begin it with the line defaults: [slurm, _self_]")
 
 
 def _quoted(text: str) -> str:

@@ -35,6 +35,7 @@ from mvdiff.train.checkpoint import CheckpointStore, checkpoint_hash, verify
 from mvdiff.train.position import best_checkpoint
 
 ARRAY = True
+SEVERAL = True
 CLAIMS_WORK = True
 COUNTS_STARTS = True
 _DAY_S = 86_400

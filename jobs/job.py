@@ -1,11 +1,8 @@
 """What every job module offers, and what it is given when it runs."""
 
-import fcntl
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,9 +10,12 @@ from typing import Any, Protocol, cast
 from omegaconf import DictConfig
 
 from jobs import JOBS
+from jobs.compose import settings
 from jobs.runfolder import JobFolder, Run
+from mvdiff.durable import alone
 from mvdiff.errors import Hopeless, InputError
 from mvdiff.events import EventLog
+from slurm.cluster import Cluster
 from slurm.place import Place
 from slurm.requeue import TRIES
 
@@ -61,6 +61,8 @@ class Job(Protocol):
     the queue's warning and its end, as its earlier jobs in this run have measured; None: not known.
     ``bad_nodes(config, run) -> dict[str, str]``, asked after ``check``, names nodes that the job should not be given,
     each with the reason; names that the partition does not have are passed over.
+    ``SEVERAL = True`` says that several processes of it work together, or beside each other; without it the job gets
+    one, with one GPU at most, whatever the site's file asks for.
     ``COUNTS_STARTS = True`` says that ``work`` itself counts the starts of its job and ends one that gets nowhere by a
     ``Hopeless`` error; without it a job may end unasked ``slurm.requeue.TRIES`` times.
     ``writes(config, run) -> Writes | None``, asked after ``check``, tells what the job needs room for; None: little, or
@@ -100,6 +102,18 @@ def warning_s(module: Job, config: DictConfig, run: Run | None) -> float | None:
     """What the job ``module`` says that it needs between warning and end, in seconds; None where it says nothing."""
     measured: Callable[[DictConfig, Run | None], float | None] | None = getattr(module, "warning_s", None)
     return measured(config, run) if measured and run else None
+
+
+def share_of(module: Job, config: DictConfig) -> Cluster:
+    """The cluster that ``config`` asks for, and of it what the job ``module`` has a use for.
+
+    Raises:
+        InputError, RequestError: it asks for what cannot be.
+    """
+    asked = settings(Cluster, config.cluster, "cluster")
+    if getattr(module, "SEVERAL", False):
+        return asked
+    return replace(asked, nodes=1, tasks_per_node=1, gpus_per_node=min(asked.gpus_per_node, 1))
 
 
 def writes(module: Job, config: DictConfig, run: Run) -> Writes | None:
@@ -162,7 +176,8 @@ def settle(module: Job, folder: JobFolder) -> str | None:
     Raises:
         InputError: the job cannot succeed.
     """
-    with _alone(folder.path):
+    # on a file system without locks all of them settle it, to the same end
+    with alone(folder.path):
         if not folder.unsettled:
             return None
         for before in folder.follows():
@@ -173,18 +188,6 @@ def settle(module: Job, folder: JobFolder) -> str | None:
         nothing_left = module.prepare(config, folder.run)
         folder.settle(config)
         return nothing_left
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # On a file system without locks all of them settle it, to the same end.
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def tries(module: Job) -> int | None:

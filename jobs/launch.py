@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from jobs.compose import composed, settings
-from jobs.job import Context, Job, bad_nodes, claims_work, job, tries, warning_s
+from jobs.compose import composed
+from jobs.job import Context, Job, bad_nodes, claims_work, job, share_of, tries, warning_s
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, SHARED, JobFolder, Run, Taken, share, short
 from jobs.task import Task
@@ -59,9 +59,9 @@ def launch(request: Request) -> int:
     """
     os.umask(PRIVATE)
     config = composed(request.name, request.words)
-    cluster = settings(Cluster, config.cluster, "cluster")
-    run = run_of(config, cluster)
     module = job(request.name)
+    cluster = share_of(module, config)
+    run = run_of(config, cluster)
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None

@@ -78,6 +78,7 @@ def look_around(
     """Add to ``findings`` what is wrong with disks, paths and memory; ``from_node``: a node may be asked to look."""
     if run is None or "check_on_node" not in config:
         return
+    findings.look(lambda: _refuse_unclear(config))
     if findings.none:
         # what is asked for makes sense so far
         findings.look(lambda: refuse_full(job(name), config, run))
@@ -85,6 +86,12 @@ def look_around(
             findings.look(lambda: refuse_too_large(name, config, cluster))
     if from_node:
         findings.look(lambda: refuse_unseen(config, cluster, run))
+
+
+def _refuse_unclear(config: DictConfig) -> None:
+    for key in ("check_on_node", "check_memory"):
+        if not isinstance(config.get(key, False), bool):
+            raise InputError(f"{key}={config[key]} cannot be", "give true or false")
 
 
 def tell_remarks(name: str, config: DictConfig, cluster: Cluster, run: Run | None) -> None:

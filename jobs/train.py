@@ -31,6 +31,7 @@ from mvdiff.train.sources import Sources
 from slurm.rendezvous import meet
 
 ARRAY = False
+SEVERAL = True
 COUNTS_STARTS = True
 
 

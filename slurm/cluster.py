@@ -26,6 +26,13 @@ _GPU_TYPE = re.compile(r"[\w.-]+")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = re.compile(r"PYTHONPATH|SUBMITIT_\w+|SLURM_\w+|SRUN_CPUS_PER_TASK")
+_FOR_SBATCH = frozenset(
+    {
+        "partition", "account", "qos", "reservation", "constraint", "exclude", "comment", "mail_user", "mail_type",
+        "extra",
+    }
+)  # fmt: skip
+"""Keys whose values stand in options of sbatch."""
 _OWN_OPTIONS = frozenset(
     {
         "array", "chdir", "cpus-per-task", "dependency", "error", "export", "gpus-per-node", "gpus-per-task", "gres",
@@ -125,6 +132,12 @@ class Cluster:
         for field in fields(self):
             for text in _texts(getattr(self, field.name)):
                 refuse_control_characters(f"cluster.{field.name}", text)
+                if field.name in _FOR_SBATCH:
+                    refuse_backslashes(f"cluster.{field.name}", text)
+        for name in ("setup", "modules", "srun_args"):
+            for one in getattr(self, name):
+                if not isinstance(one, str):
+                    raise RequestError(f"cluster.{name} has {one!r}, which is no text", "quote it")
         self._refuse_gpus()
         self._refuse_memory()
         self._refuse_further()
@@ -157,7 +170,8 @@ class Cluster:
                     f"cluster.extra has {name}: {value!r}, which is no option of sbatch",
                     "write its long name without dashes, and one value: cluster.extra={licenses: 'matlab:1'}",
                 )
-            if name in _OWN_OPTIONS or name.replace("-", "_") in _OWN_KEYS:
+            # a beginning of an option's name stands for it as well
+            if any(own.startswith(name) for own in _OWN_OPTIONS) or name.replace("-", "_") in _OWN_KEYS:
                 raise RequestError(
                     f"cluster.extra has {name}, which mvdiff sets", "see mvdiff train --keys for its key"
                 )
@@ -226,8 +240,19 @@ class Cluster:
     @property
     def memory(self) -> dict[str, str]:
         """The option, by its long name, that asks for memory; none where that is the site's own matter."""
-        keys = {"mem": self.memory_gb, "mem-per-cpu": self.memory_per_cpu_gb, "mem-per-gpu": self.memory_per_gpu_gb}
+        per_gpu = self.memory_per_gpu_gb if self.gpus_per_node else None
+        keys = {"mem": self.memory_gb, "mem-per-cpu": self.memory_per_cpu_gb, "mem-per-gpu": per_gpu}
         return {option: _megabytes(gb) for option, gb in keys.items() if gb is not None}
+
+
+def refuse_backslashes(where: str, value: object) -> None:
+    """sbatch reads a backslash in its options as a sign that the next character is meant, within quotes as well.
+
+    Raises:
+        RequestError: ``value`` is a string with one.
+    """
+    if isinstance(value, str) and "\\" in value:
+        raise RequestError(f"{where}={value!r} has a backslash, which sbatch takes away", "write it without")
 
 
 def _megabytes(gb: float) -> str:

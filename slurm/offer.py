@@ -3,18 +3,20 @@
 import getpass
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from slurm.cluster import GPU_REQUESTS, Cluster
 from slurm.command import run
-from slurm.errors import Refused, RequestError, Unanswered
+from slurm.errors import Full, Refused, RequestError, Unanswered
+from slurm.patience import persevere
 from slurm.queue import seconds
 from slurm.sbatch import try_out
 from slurm.script import BatchScript
 
+_COLUMNS = 7
 _NOWHERE = Path("/nowhere")
 _GPU = re.compile(r"\bgpu:(?:([^:,()]+):)?(\d+)")
 
@@ -72,9 +74,11 @@ def partitions() -> list[Partition]:
     told = run("sinfo", "--noheader", "--exact", "--format=%P|%a|%D|%c|%m|%G|%l")
     found: dict[str, tuple[bool, int | None, list[Nodes]]] = {}
     for line in told.splitlines():
-        name, state, count, cpus, memory, gres, limit = line.strip().split("|")
-        if state != "up":
+        columns = line.strip().split("|")
+        # sites wrap sinfo in programs that print more
+        if len(columns) != _COLUMNS or columns[1] != "up":
             continue
+        name, _, count, cpus, memory, gres, limit = columns
         longest = seconds(limit)
         minutes = None if math.isinf(longest) else int(longest // 60)
         kinds = found.setdefault(name.rstrip("*"), (name.endswith("*"), minutes, []))[2]
@@ -117,18 +121,19 @@ def accounts() -> list[str]:
     return [name for name in names if name]
 
 
-def accepted(cluster: Cluster) -> str | None:
+def accepted(cluster: Cluster, tell: Callable[[str], None]) -> str | None:
     """What SLURM has against a job of that kind, asked without queueing it; None: nothing.
 
-    That the user has too many jobs there already, or that the queue is full, is nothing against the kind.
+    A queue that does not answer is asked again, which is ``tell``-ed. That the user has too many jobs there already, or
+    that the queue is full, is nothing against the kind.
 
     Raises:
         Unanswered: the queue does not answer.
     """
     script = BatchScript(cluster, "mvdiff-new", _NOWHERE, _NOWHERE, cluster.lead_s(None), None)
     try:
-        try_out(script.text(None))
-    except Refused:
+        persevere(lambda: try_out(script.text(None)), tell, Full)
+    except (Refused, Full):
         return None
     except Unanswered:
         raise
@@ -137,7 +142,7 @@ def accepted(cluster: Cluster) -> str | None:
     return None
 
 
-def fitted(cluster: Cluster) -> tuple[Cluster, str | None]:
+def fitted(cluster: Cluster, tell: Callable[[str], None]) -> tuple[Cluster, str | None]:
     """``cluster`` with a way of asking for GPUs, and for memory, that SLURM takes, and what it has against all of them.
 
     Raises:
@@ -149,7 +154,7 @@ def fitted(cluster: Cluster) -> tuple[Cluster, str | None]:
     for memory in (dict[str, Any](), without_memory):
         for style in styles if cluster.gpus_per_node else styles[:1]:
             tried = replace(cluster, gpu_request=style, **memory)
-            refusal = accepted(tried)
+            refusal = accepted(tried, tell)
             if refusal is None:
                 return tried, None
             first = first or refusal

@@ -7,7 +7,7 @@ from typing import Any
 
 from submitit.slurm import slurm as submitit_slurm
 
-from slurm.cluster import Cluster, refuse_control_characters
+from slurm.cluster import Cluster, refuse_backslashes, refuse_control_characters
 from slurm.errors import RequestError
 from slurm.scratch import SCRATCH
 
@@ -30,6 +30,8 @@ class BatchScript:
     def __init__(self, cluster: Cluster, name: str, logs: Path, code: Path, lead_s: int, tries: int | None) -> None:
         for where, value in (("job name", name), ("log folder", str(logs)), ("code folder", str(code))):
             refuse_control_characters(where, value)
+        refuse_backslashes("job name", name)
+        refuse_backslashes("log folder", str(logs))
         if ":" in str(code):
             raise RequestError(
                 f"code folder {code} has a : in it, which import paths are split at", "choose another runs="

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -41,6 +42,8 @@ def test_a_site_is_described_by_asking_the_cluster(cluster, mine, answer):
     assert status == 0
     for option in ("--gpus-per-node=1", "--cpus-per-task=2", "--mem-per-gpu=60G", "--partition=low"):
         assert f"#SBATCH {option}" in script
+    status, script = answer("synth", "run=x", "samples=8", "cluster=lab", "cluster.gpus_per_node=4", "--dry-run")
+    assert "#SBATCH --ntasks-per-node=1" in script and "#SBATCH --gpus-per-node=1" in script
     status, told = answer("cluster", "new", "lab")
     assert status == 2 and "is there already: add --force" in told
 
@@ -57,6 +60,20 @@ def test_what_slurm_refuses_is_told_and_nothing_written(cluster, mine, answer):
     status, told = answer("cluster", "new", "lab", "partition=nix", "--yes")
     assert status == 2 and "choose partition= from low, high, short" in told
     assert not mine.exists()
+
+
+def test_a_job_for_drained_nodes_is_queued_and_waits_for_them(cluster, answer, tmp_path, monkeypatch, eventually):
+    monkeypatch.chdir(tmp_path)
+    words = ["synth", "run=x", "samples=2", "size=32", "held_out=0", "cluster=slurm", "cluster.cpus_per_task=1"]
+    subprocess.run(["scontrol", "update", "NodeName=n[1-4]", "State=DRAIN", "Reason=test"], check=True)
+    try:
+        status, told = answer(*words)
+        assert status == 0 and "some of the partition are down or drained" in told
+        status, told = answer(*words[:1], "run=y", *words[2:], "cluster.cpus_per_task=500")
+        assert status == 2, "no node will ever have so many"
+    finally:
+        subprocess.run(["scontrol", "update", "NodeName=n[1-4]", "State=RESUME"], check=True)
+    eventually(lambda: answer("status", "x", "--json")[1]["states"][0]["state"] == "done", 60)
 
 
 def test_the_way_of_asking_is_one_that_the_site_takes(cluster, mine, answer, tmp_path, monkeypatch):

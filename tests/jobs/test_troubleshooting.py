@@ -31,6 +31,7 @@ PASSED_ON = {
     ("mvdiff/train/world.py", "told['what']"): "an error of rank 0",
     ("slurm/command.py", "what"): "what SLURM said",
     ("jobs/compose.py", "f'{key}: {_first_line(error)}'"): "Hydra's words",
+    ("jobs/compose.py", "f'{key}{_first_line(error)}'"): "Hydra's words",
     ("mvdiff/pack.py", "f'{error.filename or out}: {error.strerror or error}'"): "an error of the disk",
     ("jobs/shards.py", "f'{bad[0]}{more}'"): "what verify said of the first row",
     ("mvdiff/generate/trial.py", "f'{type(error).__name__}: {error}'"): "an error of the GPU",

@@ -93,6 +93,19 @@ def test_control_character_in_a_setup_line_or_the_job_name_is_refused(tmp_path):
 
 MODULE = {"BASH_FUNC_module%%": "() { printf '%s\\n' module \"$@\"; }"}
 """How bash hands functions on, and sites their module command."""
+
+
+@pytest.mark.parametrize("field", ["partition", "comment", "mail_user", "reservation"])
+def test_a_backslash_that_sbatch_would_take_for_its_own_is_refused(tmp_path, field):
+    with pytest.raises(RequestError, match=f"cluster.{field}=.*backslash"):
+        cluster(**{field: r"x\'' --output=/stolen #"})
+    with pytest.raises(RequestError, match=r"cluster\.extra=.*backslash"):
+        cluster(extra={"wckey": r"a\b"})
+    with pytest.raises(RequestError, match=r"log folder=.*backslash"):
+        Submitter(cluster(), "x", tmp_path / r"a\b", tmp_path, 180)
+    assert cluster(environment={"A": r"a\b"}, setup=[r"echo a\b"]).tasks == 4
+
+
 HOSTILE = ["$(touch hit)", "`touch hit`", "'; touch hit; '", '"; touch hit; "', "a b", "#", "$HOME", "ü|&;<>*?~"]
 
 
@@ -167,6 +180,8 @@ def test_a_percent_sign_that_slurm_would_expand_is_refused(tmp_path):
         ({"extra": {"nice": [1]}}, "no option of sbatch"),
         ({"extra": {"signal": "USR1@10"}}, "cluster.extra has signal, which mvdiff sets"),
         ({"extra": {"mail-user": "me"}}, "cluster.extra has mail-user, which mvdiff sets"),
+        ({"extra": {"test-onl": True}}, "cluster.extra has test-onl, which mvdiff sets"),
+        ({"setup": ["a", {"b": "c"}]}, "cluster.setup has .*, which is no text"),
         ({"environment": {"A B": 1}}, "no variable"),
         ({"environment": {"PYTHONPATH": "/x"}}, "cluster.environment has PYTHONPATH, which jobs need as it is"),
         ({"container": "apptainer 'exec"}, "cluster.container=.* is no command"),

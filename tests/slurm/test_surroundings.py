@@ -1,5 +1,6 @@
 """What a site puts around a job's processes: container, variables, scratch, network; seen by real local ones."""
 
+import fcntl
 import json
 import os
 import sys
@@ -94,6 +95,27 @@ def test_scratch_is_a_process_s_own_and_gone_with_it(tmp_path, look):
         assert one["environment"]["MVDIFF_CACHE"] == str(folder.parent)
         assert one["mode"] == 0o700
     assert list((tmp_path / "me/disk").iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_when_the_next_one_comes(tmp_path, look):
+    disk = tmp_path / "disk"
+    for name in ("mvdiff-1_0-0", "mvdiff-2-0", "mvdiff-3-0"):
+        (disk / name).mkdir(parents=True)
+        (disk / name / "left").touch()
+        os.utime(disk / name, (0, 0))
+    os.utime(disk / "mvdiff-3-0")
+    held = os.open(disk / "mvdiff-2-0", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    look(scratch=str(disk))
+    os.close(held)
+    assert sorted(path.name for path in disk.iterdir()) == ["mvdiff-2-0", "mvdiff-3-0"], "one is held, one is young"
+
+
+def test_a_variable_that_is_not_set_names_no_folder(tmp_path, look, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for one in look(scratch="$NO_SUCH_DISK/x"):
+        assert "mvdiff: no temporary files in $NO_SUCH_DISK/x" in one["log"]
+    assert not (tmp_path / "$NO_SUCH_DISK").exists()
 
 
 def test_a_node_without_the_scratch_disk_works_without_it(tmp_path, look):
