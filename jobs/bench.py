@@ -16,6 +16,7 @@ from mvdiff.errors import InputError
 from mvdiff.generate.settings import GenerateSettings
 from mvdiff.model.settings import RANDOM, ModelSettings
 from mvdiff.train.settings import TrainSettings
+from slurm.cluster import Cluster
 
 _ALONE = "127.0.0.1"
 
@@ -40,7 +41,7 @@ def bench(words: Sequence[str], as_json: bool) -> int:
     import torch
 
     try:
-        figures = _answer(question, config)
+        figures = _answer(question, config, words)
     except torch.OutOfMemoryError as error:
         raise JobFailed(f"this GPU has too little memory for it: {str(error).splitlines()[0]}") from None
     from mvdiff.bench.report import table
@@ -49,12 +50,22 @@ def bench(words: Sequence[str], as_json: bool) -> int:
     return 0
 
 
-def _answer(question: str, config: DictConfig) -> dict[str, object]:
+def _answer(question: str, config: DictConfig, words: Sequence[str]) -> dict[str, object]:
     bench = settings(BenchSettings, config.bench, "bench")
     model = settings(ModelSettings, config.model, "model")
     training = settings(TrainSettings, config.train, "train")
     generate = settings(GenerateSettings, config.generate, "generate")
+    cluster = settings(Cluster, config.cluster, "cluster")
     tell = partial(print, file=sys.stderr, flush=True)
+    if cluster.kind != "here":
+        if question != "scaling":
+            raise InputError(
+                f"mvdiff bench {question} measures the process that is called",
+                "leave cluster= away, or start it by srun on the node that you mean",
+            )
+        from jobs.scaling import scaling as sent
+
+        return sent(config, cluster, words, tell)
     with tempfile.TemporaryDirectory(prefix="mvdiff-bench-") as name:
         folder = Path(name)
         match question:
@@ -74,7 +85,7 @@ def _answer(question: str, config: DictConfig) -> dict[str, object]:
             case "scaling":
                 from mvdiff.bench import scaling
 
-                return scaling.measure(training, model, bench, folder, tell)
+                return scaling.measure(scaling.Subject(training, generate, model, bench), folder, tell)
         from mvdiff.bench import generation
 
         return generation.measure(generate, model, bench, folder, tell)

@@ -13,11 +13,14 @@ from slurm.testbed import Status, Testbed, default_folder
 HELP = """\
 mvdiff testbed: a SLURM of virtual nodes on this one machine, from Debian's packages
 
-usage: mvdiff testbed up [--nodes N] [--gpus N] [--accounting] [--packages FOLDER] [--folder FOLDER] [--json]
+usage: mvdiff testbed up [--nodes N] [--gpus N] [--cpus N] [--accounting] [--packages FOLDER]
+                        [--folder FOLDER] [--json]
        mvdiff testbed status | env | down [--folder FOLDER] [--json]
        mvdiff testbed crash NODE | recover NODE [--folder FOLDER]
 
-up        start it: 4 nodes (n1 to n4) with 4 GPUs each that exist for the scheduler only. Needs root and
+up        start it: 4 nodes (n1 to n4) with 4 GPUs and 8 CPUs each that exist for the scheduler only. Jobs see
+          GPUs by their numbers in CUDA_VISIBLE_DEVICES, so --nodes 1 --gpus 2 shares out a machine's own two.
+          Needs root and
           apt-get install slurmctld slurmd slurm-client munge (with --accounting also slurmdbd mariadb-server),
           or the same packages unpacked by dpkg -x into the folder given by --packages. It has ports, sockets
           and folders of its own and disturbs no other SLURM of the machine.
@@ -48,8 +51,9 @@ def testbed(words: Sequence[str]) -> int:
     match parsed.verb:
         case "up":
             status = bed.up(
-                nodes=parsed.nodes, gpus=parsed.gpus, accounting=parsed.accounting, packages=parsed.packages
-            )
+                nodes=parsed.nodes, gpus=parsed.gpus, cpus=parsed.cpus, accounting=parsed.accounting,
+                packages=parsed.packages,
+            )  # fmt: skip
             return _show(status, parsed.json)
         case "status":
             return _show(bed.status(), parsed.json)
@@ -76,6 +80,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--packages", type=Path)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus", type=int, default=4)
+    parser.add_argument("--cpus", type=int, default=8)
     parser.add_argument("--accounting", action="store_true")
     parser.add_argument("--json", action="store_true")
     try:

@@ -45,6 +45,19 @@ def measure(
     return _Run(settings, model_settings, bench, folder, tell).figures()
 
 
+def worker(
+    settings: GenerateSettings,
+    model_settings: ModelSettings,
+    bench: BenchSettings,
+    folder: Path,
+    tell: Callable[[str], None],
+    together: Callable[[], None],
+) -> Figures:
+    """``worker`` of ``measure`` alone; it begins when ``together`` returns, which is called once all is ready."""
+    torch.set_num_threads(settings.threads)
+    return _Run(settings, model_settings, bench, folder, tell).worker(together)
+
+
 class _Run:
     def __init__(
         self,
@@ -71,26 +84,22 @@ class _Run:
         if settings.compile:
             self.compiled = self.pipeline.compile(settings.batch, settings.sampler, settings.guidance, tell)
 
+        self.parts = flops.of_generation(model_settings, settings.batch)
+        passes = self.parts["condition"] + self.parts["views"] * (1 if settings.guidance == 1 else 2)
+        self.tflop = (self.parts["encode"] + settings.steps * passes + self.parts["decode"]) / settings.batch
+        """Of a sample."""
+
+    def worker(self, together: Callable[[], None]) -> Figures:
+        """Only a worker, once ``together`` returns."""
+        for _ in range(self.bench.warmup):
+            self._call()
+        together()
+        return self._surroundings() | {"worker": self._worker()}
+
     def figures(self) -> Figures:
         """All there is."""
-        settings, batch = self.settings, self.settings.batch
-        parts = flops.of_generation(self.model_settings, batch)
-        passes = parts["condition"] + parts["views"] * (1 if settings.guidance == 1 else 2)
-        tflop = (parts["encode"] + settings.steps * passes + parts["decode"]) / batch
-        found: Figures = {
-            **report.surroundings(self.device),
-            "batch": batch,
-            "steps": settings.steps,
-            "guidance": settings.guidance,
-            "mixed_precision": settings.mixed_precision,
-            "compile": settings.compile,
-            "matrix_product_tflop_per_s": self.ceiling,
-            "tflop": parts,
-        }
-        if self.compiled is not None:
-            found["compiled"] = {
-                "graphs": self.compiled.graphs, "cached": self.compiled.cached, "seconds": self.compiled.seconds,
-            }  # fmt: skip
+        batch = self.settings.batch
+        found = self._surroundings()
         for _ in range(self.bench.warmup):
             self._call()
         report.forget_memory(self.device)
@@ -99,17 +108,36 @@ class _Run:
             self._call(stages)
         took = sum(stages.seconds().values())
         found["call"] = {
-            **report.speed(self.bench.repeats * batch, took, tflop, self.ceiling),
+            **report.speed(self.bench.repeats * batch, took, self.tflop, self.ceiling),
             **report.memory(self.device),
             "shares": stages.shares(),
         }
         if self.exact is not None:
             found["numerics"] = self._numerics()
-        found["worker"] = self._worker(tflop)
+        found["worker"] = self._worker()
         if self.bench.profile:
             print(profiled(lambda: self._call(steps=2), self.device), flush=True)
         if self.bench.peer:
             found["peer"] = self._peer()
+        return found
+
+    def _surroundings(self) -> Figures:
+        """What the figures were taken with."""
+        settings = self.settings
+        found: Figures = {
+            **report.surroundings(self.device),
+            "batch": settings.batch,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "mixed_precision": settings.mixed_precision,
+            "compile": settings.compile,
+            "matrix_product_tflop_per_s": self.ceiling,
+            "tflop": self.parts,
+        }
+        if self.compiled is not None:
+            found["compiled"] = {
+                "graphs": self.compiled.graphs, "cached": self.compiled.cached, "seconds": self.compiled.seconds,
+            }  # fmt: skip
         return found
 
     def _call(self, stages: Stages | None = None, steps: int | None = None) -> None:
@@ -127,7 +155,7 @@ class _Run:
         if stages is not None:
             stages.mark("decode")
 
-    def _worker(self, tflop: float) -> Figures:
+    def _worker(self) -> Figures:
         """A worker over the shard of noise; ``steady`` leaves out its first slice, in which it has nothing to write."""
         settings = self.settings
         data = subject.shard(
@@ -147,11 +175,11 @@ class _Run:
             run_worker(plan.folder, sampler, "bench", lambda: False, settings=settings, events=events)
 
         took = ceiling.seconds(work, self.device, 1)
-        found = report.speed(self.bench.rows, took, tflop, self.ceiling)
+        found = report.speed(self.bench.rows, took, self.tflop, self.ceiling)
         ends = [event["time"] for event in events.read() if event["kind"] == "slice"]
         if len(ends) > 1:
             rest = self.bench.rows - min(settings.slice, self.bench.rows)
-            found["steady"] = report.speed(rest, ends[-1] - ends[0], tflop, self.ceiling)
+            found["steady"] = report.speed(rest, ends[-1] - ends[0], self.tflop, self.ceiling)
         return found
 
     def _exact(self, pipeline: MultiViewPipeline) -> NDArray[np.uint8]:

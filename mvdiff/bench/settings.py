@@ -20,7 +20,7 @@ class BenchSettings:
     peer: bool
     """Also measure what users would otherwise run, in the same process."""
     ranks: int
-    """Processes, each with a GPU of its own, that scaling is measured with beside one."""
+    """Processes, each with a GPU of its own, that scaling is measured with beside one: ranks, and workers."""
     profile: bool
     """Also show the kernels that take most of the time."""
 
