@@ -21,6 +21,8 @@ from mvdiff.train.state import TrainingState
 def measure(settings: TrainSettings, model_settings: ModelSettings, bench: BenchSettings, folder: Path) -> Figures:
     """Seconds of each part; ``blocked`` is what a training step waits for, first and later, the rest is behind it.
 
+    ``pinned`` is how long memory for the copy takes to be had, behind the first steps of a run.
+
     ``folder`` should lie on the disk that checkpoints go to.
     """
     device = subject.device()
@@ -29,7 +31,10 @@ def measure(settings: TrainSettings, model_settings: ModelSettings, bench: Bench
     for weight in state.trained.values():
         weight.grad = torch.zeros_like(weight)
     state.advance()
+    begun = time.perf_counter()
     snapshot = state.snapshot()
+    snapshot.ready()
+    pinned = time.perf_counter() - begun
 
     def timed(work: Callable[[], object]) -> float:
         return ceiling.seconds(work, device, 1)
@@ -50,6 +55,7 @@ def measure(settings: TrainSettings, model_settings: ModelSettings, bench: Bench
     return {
         **report.surroundings(device),
         "gib": size / 2**30,
+        "pinned_s": pinned,
         "blocked_first_s": first,
         "blocked_later_s": sum(later) / len(later),
         "written_s": written,

@@ -16,6 +16,7 @@ from mvdiff.bench.stages import Stages
 from mvdiff.model.pipeline import PRECISIONS
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train.compilation import compile_training
+from mvdiff.train.determinism import deterministic
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
 from mvdiff.train.memory import random_batch
@@ -42,7 +43,7 @@ def measure(
     size = settings.micro_batch * world.world_size
     settings = replace(settings, batch=size, steps=bench.warmup + bench.repeats, epochs=None, prior_share=0.0)
     torch.set_num_threads(settings.threads)
-    with joined(world, settings.mixed_precision) as group:
+    with deterministic(settings.deterministic), joined(world, settings.mixed_precision) as group:
         path = folder / f"rank-{world.rank}"
         sources = Sources.open(subject.shard(path, bench.rows, model_settings.cameras, model_settings.size), None, None)
         run = _Run(settings, model_settings, bench, sources, group, tell)
@@ -83,6 +84,7 @@ class _Run:
             "micro_batch": micro,
             "mixed_precision": self.settings.mixed_precision,
             "compile": self.settings.compile,
+            "deterministic": self.settings.deterministic,
             "matrix_product_tflop_per_s": self.ceiling,
         }
         if self.compiled is not None:

@@ -10,7 +10,7 @@ from mvdiff.errors import InputError
 FREE = frozenset(
     {
         "micro_batch", "save_every", "keep_last", "keep_best", "keep_every", "log_every", "readers", "ahead", "cache",
-        "gradient_checkpointing", "compile", "validation.batch", "validation.sheet",
+        "gradient_checkpointing", "compile", "deterministic", "validation.batch", "validation.sheet",
     }
 )  # fmt: skip
 """Settings that may change at a restart: how often a run logs and saves, how it reads ahead and cuts up its share."""
@@ -132,6 +132,9 @@ class TrainSettings:
     """Compute activations again on the way back instead of keeping them: far less memory, a third more time."""
     compile: bool
     """Run the network compiled, which every node does once at first: minutes, repaid by large models in long runs."""
+    deterministic: bool
+    """Take only kernels that give the same bits each time, so that on GPUs too a run that was interrupted ends with the
+    weights of one that was not; slower."""
     threads: int
     """Compute threads a rank. Part of what is computed: another number rounds differently."""
     validation: ValidationSettings

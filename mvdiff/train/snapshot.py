@@ -1,6 +1,7 @@
 """The state of training in host memory, where a thread can write it to disk while training goes on."""
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from mvdiff.train.position import write_position
 WEIGHTS = f"{TRAINING}/weights.safetensors"
 AVERAGES = f"{TRAINING}/averages.safetensors"
 """Only where the published weights are not the averages themselves (``fitness.needs_origin``)."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's that are as large as the weights."""
 OPTIMIZER = f"{TRAINING}/optimizer.safetensors"
 
 
@@ -39,21 +42,44 @@ class Live:
 class Snapshot:
     """Host copies of ``Live``, made once and filled again by every ``take``.
 
-    On a GPU they are pinned, so that filling them runs at the speed of the bus. What never changes is copied once, or
-    shared where it is in host memory already.
+    On a GPU they are pinned, so that filling them runs at the speed of the bus. Pinning takes seconds for each 10 GB: a
+    thread does it behind the first steps. What never changes is copied once, or shared where it is in host memory
+    already.
     """
 
     def __init__(self, live: Live, apart: bool) -> None:
         """``apart``: the averages are written by themselves too."""
         self._live, self._apart = live, apart
-        self._averages = {name: _room(tensor) for name, tensor in live.averages.items()}
-        rooms = {id(tensor): self._averages[name] for name, tensor in live.averages.items()}
-        self._model = _on_host(live.averaged, rooms)
-        self._weights: dict[str, Tensor] = {name: _room(tensor) for name, tensor in live.weights.items()}
+        changing = {id(tensor): name for name, tensor in live.averages.items()}
+        self._model, self._twins = _on_host(live.averaged, changing)
+        self._averages: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
         self._moments: dict[str, Tensor] = {}
         self.step = 0
         """The step that the copy is of."""
         self._history: list[dict[str, Any]] = []
+        self._taken: tuple[str, ...] = ()
+        self._failure: Exception | None = None
+        self._pinning = threading.Thread(target=self._make_room, name="snapshot", daemon=True)
+        self._pinning.start()
+
+    def _make_room(self) -> None:
+        """In a thread of its own: host memory for all that is known to be copied."""
+        try:
+            for name, tensor in self._live.averages.items():
+                self._averages[name] = self._twins[name].data = _room(tensor)
+            for name, tensor in self._live.weights.items():
+                self._weights[name] = _room(tensor)
+                for kind in _MOMENTS:
+                    self._moments[f"{kind}/{name}"] = _room(tensor)
+        except Exception as error:
+            self._failure = error
+
+    def ready(self) -> None:
+        """Return when there is room; raises what kept memory from being had for it."""
+        self._pinning.join()
+        if self._failure is not None:
+            raise self._failure
 
     @torch.no_grad()
     def take(self, step: int, history: list[dict[str, Any]]) -> None:
@@ -61,8 +87,9 @@ class Snapshot:
 
         ``history`` is what validation has found, as plain values.
 
-        Nothing may be writing the copy before.
+        Nothing may be writing the copy before. Raises what kept memory from being had for it.
         """
+        self.ready()
         moments = self._live.moments()
         for name in moments.keys() - self._moments.keys():
             self._moments[name] = _room(moments[name])
@@ -75,7 +102,7 @@ class Snapshot:
                 held[name].copy_(tensor, non_blocking=True)
         if any(tensor.is_cuda for tensor in self._live.weights.values()):
             torch.cuda.synchronize()
-        self.step, self._history = step, history
+        self.step, self._history, self._taken = step, history, tuple(moments)
 
     def write(self, folder: Path, content: record.Record, loss: float | None, boundary: Callable[[str], None]) -> None:
         """Write the checkpoint's content into ``folder``: the averaged model, and beside it what resuming needs.
@@ -94,7 +121,8 @@ class Snapshot:
         if self._apart:
             save_file(self._averages, folder / AVERAGES)
             boundary("averages written")
-        save_file(self._moments, folder / OPTIMIZER)
+        # room is there before the first step makes them
+        save_file({name: self._moments[name] for name in self._taken}, folder / OPTIMIZER)
 
 
 def _room(tensor: Tensor) -> Tensor:
@@ -102,12 +130,19 @@ def _room(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
-def _on_host(model: MultiViewModel, rooms: Mapping[int, Tensor]) -> MultiViewModel:
-    """A twin of ``model`` in host memory whose changing parameters, known by id, lie in ``rooms``."""
+def _on_host(model: MultiViewModel, changing: Mapping[int, str]) -> tuple[MultiViewModel, dict[str, Tensor]]:
+    """A twin of ``model`` in host memory, and its changing parameters by name, which wait for memory to be given them.
+
+    ``changing``: which parameters those are, name by id.
+    """
     kept: dict[int, object] = {}
+    twins: dict[str, Tensor] = {}
     for parameter in model.parameters():
-        held = rooms.get(id(parameter))
-        held = parameter.detach().cpu() if held is None else held
-        kept[id(parameter)] = torch.nn.Parameter(held, requires_grad=False)
+        name = changing.get(id(parameter))
+        held = torch.empty(0, dtype=parameter.dtype) if name is not None else parameter.detach().cpu()
+        twin = torch.nn.Parameter(held, requires_grad=False)
+        kept[id(parameter)] = twin
+        if name is not None:
+            twins[name] = twin
     kept |= {id(buffer): buffer.cpu() for buffer in model.buffers()}
-    return copy.deepcopy(model, kept)
+    return copy.deepcopy(model, kept), twins

@@ -24,6 +24,7 @@ from mvdiff.train.archive import Archive
 from mvdiff.train.board import Board
 from mvdiff.train.checkpoint import CheckpointStore, Keep, step_of
 from mvdiff.train.compilation import compile_training
+from mvdiff.train.determinism import deterministic
 from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
 from mvdiff.train.finetune import encoder
@@ -94,7 +95,11 @@ def train(
     torch.set_num_threads(settings.threads)
     store = CheckpointStore(folders.checkpoints, log, on_boundary)
     try:
-        with joined(world, settings.mixed_precision) as group, ExitStack() as until_the_end:
+        with (
+            deterministic(settings.deterministic),
+            joined(world, settings.mixed_precision) as group,
+            ExitStack() as until_the_end,
+        ):
             group.decide(lambda: until_the_end.enter_context(store.held()))
             trainer = Trainer(settings, model_settings, sources, folders, store, events, log, group, time_left)
             return trainer.run(should_stop)
