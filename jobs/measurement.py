@@ -59,12 +59,13 @@ class Measurement:
 
     def _measure(self, folder: JobFolder, place: Place, worker: int) -> None:
         from mvdiff.bench import scaling
+        from mvdiff.bench.settings import TRAINING
         from mvdiff.train.world import World
 
         asked = subject(folder.config())
         tell: Callable[[str], None] = partial(print, flush=True)
         with tempfile.TemporaryDirectory(prefix="mvdiff-bench-") as name:
-            if self.part == scaling.TRAINING:
+            if self.part == TRAINING:
                 met = meet(folder.logs, place)
                 world = World(
                     place.rank, place.world_size, place.local_rank, met.address, met.port, met.listener

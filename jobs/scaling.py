@@ -13,6 +13,7 @@ from jobs.job import JobFailed
 from jobs.measurement import Measurement, figures
 from jobs.runfolder import JobFolder, Run, Taken
 from jobs.watch import finished, first_error, watch
+from mvdiff.bench.settings import GENERATION
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
@@ -31,10 +32,11 @@ def scaling(config: DictConfig, cluster: Cluster, words: Sequence[str], tell: Ca
         RequestError, InputError: the queue does not take them, or the ranks cannot be shared among the nodes.
         JobFailed: one of them failed.
     """
-    from mvdiff.bench.scaling import GENERATION, PARTS, compared
+    from mvdiff.bench.scaling import compared
 
     os.umask(0o077)
-    shares = {(part, count): _share(cluster, part == GENERATION, count) for part in PARTS for count in _counts(config)}
+    asked = [(str(part), count) for part in config.bench.parts for count in (1, int(config.bench.ranks))]
+    shares = {(part, count): _share(cluster, part == GENERATION, count) for part, count in asked}
     folder = _created(config, words)
     submitters = {
         (part, count): Submitter(
@@ -60,10 +62,6 @@ def scaling(config: DictConfig, cluster: Cluster, words: Sequence[str], tell: Ca
             json.loads((place / f"{index}.json").read_text(encoding="utf-8")) for index in range(count)
         ]
     return compared(found)
-
-
-def _counts(config: DictConfig) -> tuple[int, int]:
-    return 1, int(config.bench.ranks)
 
 
 def _share(cluster: Cluster, independent: bool, count: int) -> Cluster:

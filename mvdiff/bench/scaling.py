@@ -13,14 +13,11 @@ import torch
 
 from mvdiff.bench import generation, training
 from mvdiff.bench.report import Figures
-from mvdiff.bench.settings import BenchSettings
+from mvdiff.bench.settings import TRAINING, BenchSettings
 from mvdiff.generate.settings import GenerateSettings
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.world import World
-
-TRAINING, GENERATION = "training", "generation"
-PARTS = (TRAINING, GENERATION)
 
 _HERE = "127.0.0.1"
 _PATIENCE_S = 1200.0
@@ -91,7 +88,7 @@ def compared(found: Mapping[str, Mapping[int, Sequence[Figures]]]) -> Figures:
 def measure(subject: Subject, folder: Path, tell: Callable[[str], None]) -> Figures:
     """``compared`` figures of processes of this machine. Raises ``ChildProcessError`` where one fails."""
     found: dict[str, dict[int, list[Figures]]] = {}
-    for part in PARTS:
+    for part in subject.bench.parts:
         for count in (1, subject.bench.ranks):
             tell(f"{part}, {count} at once")
             found.setdefault(part, {})[count] = _together(part, count, folder / f"{part}-{count}", subject)
