@@ -19,6 +19,7 @@ from mvdiff.events import EventLog
 from mvdiff.generate.settings import GenerateSettings
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train.settings import TrainSettings
+from slurm.gpu import take_own
 from slurm.place import Place, here
 from slurm.rendezvous import meet
 from slurm.words import BEGAN, Words
@@ -58,6 +59,8 @@ class Measurement:
         events.write("task finished", **who)
 
     def _measure(self, folder: JobFolder, place: Place, worker: int) -> None:
+        take_own(place)
+
         from mvdiff.bench import scaling
         from mvdiff.bench.settings import TRAINING
         from mvdiff.train.world import World

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from mvdiff.model.settings import ModelSettings
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.world import World
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _HERE = "127.0.0.1"
 _PATIENCE_S = 1200.0
 _LOOK_S = 0.05
@@ -107,9 +109,10 @@ def _together(part: str, count: int, folder: Path, subject: Subject) -> list[Fig
     with socket.socket() as free:
         free.bind((_HERE, 0))
         port = free.getsockname()[1]
+    gpus = _gpus()
     spawn = multiprocessing.get_context("spawn")
     started = [
-        spawn.Process(target=_process, args=(part, index, count, port, folder, subject)) for index in range(count)
+        spawn.Process(target=_process, args=(part, index, count, port, gpus, folder, subject)) for index in range(count)
     ]
     for process in started:
         process.start()
@@ -121,9 +124,16 @@ def _together(part: str, count: int, folder: Path, subject: Subject) -> list[Fig
     return [json.loads((folder / f"figures-{index}.json").read_text()) for index in range(count)]
 
 
-def _process(part: str, index: int, count: int, port: int, folder: Path, subject: Subject) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(index)
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process sees."""
+    given = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]
+    return given or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _process(part: str, index: int, count: int, port: int, gpus: list[str], folder: Path, subject: Subject) -> None:
+    if gpus:
+        # what one compiles for its first GPU is of use to the others if they call theirs so too
+        os.environ[_VISIBLE] = gpus[index % len(gpus)]
     tell = partial(print, flush=True)
     if part == TRAINING:
         found = rank(subject, folder, World(index, count, index, _HERE, port), tell)

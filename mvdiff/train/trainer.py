@@ -312,7 +312,8 @@ class Trainer:
 
     def _refuse_ruins(self) -> None:
         """Weights that are no numbers must not take the place of good ones; all ranks have the same."""
-        if not all(bool(weight.isfinite().all()) for weight in self.state.trained.values()):
+        # looked at once: every look waits for the GPU
+        if not torch.stack([weight.isfinite().all() for weight in self.state.trained.values()]).all():
             raise self._diverged("the weights are", [])
 
     def _save(self) -> None:

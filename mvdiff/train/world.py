@@ -34,7 +34,7 @@ class World:
     rank: int
     world_size: int
     local_rank: int
-    """Rank among the processes of this node: which of its accelerators to use."""
+    """Rank among the processes of this node: which to use of the accelerators that this process sees."""
     address: str
     """Address of rank 0, as every node reaches it."""
     port: int
