@@ -61,7 +61,8 @@ DESCRIPTIONS = {
     "model.pretrained says. Says which train.micro_batch fits card=.",
     "bench": "Answers one question, train, generate, data, checkpoint or scaling, by measuring with random weights and "
     "pictures of noise: samples/s, TFLOP/s, their share of a matrix product measured in the same process (mfu), "
-    "memory, and the share of each stage. FLOPs are counted, not guessed. Needs neither weights nor data.",
+    "memory, and the share of each stage. FLOPs are counted, not guessed. Needs neither weights nor data. "
+    "scaling compares one process with bench.ranks; with cluster=SITE it sends them to the queue and waits.",
 }
 
 EXAMPLES = {
@@ -90,6 +91,7 @@ EXAMPLES = {
         "mvdiff bench train train.micro_batch=16 train.compile=true",
         "mvdiff bench generate generate.mixed_precision=bf16 generate.batch=16 generate.compile=true bench.peer=true",
         "mvdiff bench train model=tiny train=default --json",
+        "mvdiff bench scaling train.micro_batch=16 cluster=slurm cluster.gpus_per_node=2",
     ],
     "doctor": [
         "mvdiff doctor model=zero123plus-v1.2 card=a100-40gb train.gradient_checkpointing=true",
