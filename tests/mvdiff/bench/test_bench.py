@@ -50,3 +50,20 @@ def test_a_group_norm_channel_by_channel_is_the_same():
 def test_an_unknown_question_is_refused(capsys):
     assert main(["bench", "weather"]) == 2
     assert "mvdiff bench train" in capsys.readouterr().err
+
+
+def test_questions_about_this_process_are_not_sent_to_a_cluster(capsys):
+    assert main(["bench", "train", *SMALL, "cluster=slurm"]) == 2
+    assert "leave cluster= away" in capsys.readouterr().err
+
+
+def test_scaling_here_is_of_spawned_processes(capfd):
+    asked = ["bench", "scaling", *SMALL, "generate.steps=1", "generate.slice=8", "bench.parts=[generation]"]
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])["generation"]
+    assert found["times"] == pytest.approx(found["of_2"]["samples_per_s"] / found["of_1"]["samples_per_s"])
+
+
+def test_unknown_parts_are_refused(capsys):
+    assert main(["bench", "scaling", *SMALL, "bench.parts=[weather]"]) == 2
+    assert "training,generation" in capsys.readouterr().err
