@@ -44,7 +44,6 @@ class Measurement:
         place = here()
         path = Path(self.folder)
         folder = JobFolder(Run(path.parent.parent), path)
-        (folder.logs / f"{place.job_id}_{place.rank}_result.pkl.save_tmp").unlink(missing_ok=True)
         Words(folder.logs, place.job_id, place.restart).say(BEGAN)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}

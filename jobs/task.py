@@ -18,6 +18,7 @@ from mvdiff.errors import Hopeless
 from mvdiff.events import EventLog
 from slurm.deadline import Deadline
 from slurm.errors import RequestError
+from slurm.gpu import take_own
 from slurm.place import here
 from slurm.requeue import come_back, give_up
 from slurm.stop import StopFlag
@@ -53,6 +54,7 @@ class Task:
         os.umask(folder.run.umask)
         config = folder.config()
         os.environ.update(QUIET)
+        take_own(place)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
         words = Words(folder.logs, place.job_id, place.restart)

@@ -28,7 +28,6 @@ from mvdiff.train.position import Position, best_checkpoint, read_history
 from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
-from slurm.gpu import take_own
 from slurm.rendezvous import meet
 
 ARRAY = False
@@ -184,7 +183,6 @@ def work(config: DictConfig, context: Context) -> str:
     if place.first:
         # before torch: a node on which it cannot be imported must not try for ever
         refuse_futile(read_events(context.folder.events))
-    take_own(place)
 
     with loading():
         from mvdiff.train.trainer import Folders, train
