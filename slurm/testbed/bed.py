@@ -20,7 +20,7 @@ from slurm.testbed.daemons import Daemons
 from slurm.testbed.nodes import Nodes, NodeStatus, of_testbed
 from slurm.testbed.packages import Packages
 from slurm.testbed.plan import Plan, free_ports
-from slurm.testbed.processes import kill_until_gone
+from slurm.testbed.processes import kill_until_gone, marked
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,10 @@ class Testbed:
     def _clear(self) -> None:
         """Kill what the folder's testbed runs and empty the folder, itself excepted."""
         plan = Plan.load(self.folder)
-        if plan is not None:
-            left = kill_until_gone(lambda: of_testbed(plan), seconds=20)
-            if left:
-                raise RequestError(f"pid {left[0].pid} ({left[0].command}) does not die", "look into it by hand")
+        # another version of this program may have started it, whose plan says other things
+        left = kill_until_gone(lambda: marked(str(self.folder)) if plan is None else of_testbed(plan), seconds=20)
+        if left:
+            raise RequestError(f"pid {left[0].pid} ({left[0].command}) does not die", "look into it by hand")
         for entry in self.folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

@@ -80,6 +80,12 @@ def with_descendants(roots: Iterable[Process], everything: Iterable[Process]) ->
     return list(found.values())
 
 
+def marked(folder: str) -> list[Process]:
+    """The daemons of the testbed in ``folder``, and all that descends from them."""
+    everything = list(processes())
+    return with_descendants((one for one in everything if one.environment.get(MARK) == folder), everything)
+
+
 def kill_until_gone(find: Callable[[], list[Process]], seconds: float) -> list[Process]:
     """Kill -9 what ``find`` returns until it finds nothing any more; what is left after ``seconds`` is returned.
 

@@ -1,5 +1,6 @@
 """The testbed does to jobs what clusters do: it places, warns, preempts, requeues, and loses nodes."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ import pytest
 from slurm.errors import RequestError
 from slurm.testbed import Testbed, processes
 from slurm.testbed.nodes import of_testbed
-from slurm.testbed.plan import Plan
+from slurm.testbed.plan import PLAN_FILE, Plan
+from slurm.testbed.processes import marked
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("testbed")]
 
@@ -228,6 +230,16 @@ def test_down_leaves_no_process_and_no_file(testbed, accounting_testbed, eventua
     assert traces(folder) == before
     assert not bed.down()
     assert bed.status().state == "down"
+
+
+def test_a_testbed_that_another_version_started_is_taken_down(testbed):
+    bed = Testbed(Path(tempfile.mkdtemp(prefix="mvdiff-", dir="/tmp")))
+    bed.up(nodes=1, gpus=0)
+    assert len(marked(str(bed.folder))) >= 3
+    file = bed.folder / PLAN_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"what_we_do_not_know": 1}))
+    assert bed.down()
+    assert not marked(str(bed.folder)) and not bed.folder.exists()
 
 
 def test_a_shell_that_points_at_the_testbed_survives_its_down(testbed):
