@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from jobs.canary import HEAVY, Canary, reports
 from jobs.runfolder import JobFolder, Run, Taken
 from mvdiff.durable import write_json
+from mvdiff.errors import InputError
 from slurm.canary import array, clock, comeback, commands, environment, filesystem, gpu, network, preemption, warning
 from slurm.canary.finding import CHANGE, Finding
 from slurm.canary.report import Figures, Reports
@@ -20,7 +21,7 @@ from slurm.cluster import Cluster
 from slurm.command import reason
 from slurm.errors import RequestError
 from slurm.patience import persevere
-from slurm.queue import Pending, cpus, host_list, largest_array, nodes, pending
+from slurm.queue import Pending, cpus, host_list, largest_array, nodes, partitions, pending
 from slurm.sbatch import cancel, try_out
 from slurm.script import BatchScript
 from slurm.submission import State, Submission, states
@@ -60,6 +61,7 @@ class Aviary:
         """Those sent earlier for the same request that have not told everything, or new ones.
 
         Raises:
+            InputError: there is no such partition to be preempted by.
             RequestError: the queue does not take them; then none of them stays in it.
         """
         run = Run.named(str(config.runs), ".doctor")
@@ -72,6 +74,9 @@ class Aviary:
                     found._recall()
                     tell(f"goes on with the canaries sent before: {found._shown()}")
                     return found
+        by = config.preempted_by
+        if by is not None and by not in partitions():
+            raise InputError(f"preempted_by={by} is no partition", f"choose from {', '.join(partitions())}")
         available = sum(persevere(lambda: nodes(cluster.partition), tell).values())
         if available < config.nodes:
             tell(f"only {available} nodes of the partition take jobs now")

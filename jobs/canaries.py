@@ -26,7 +26,7 @@ mvdiff doctor cluster=SITE: what a cluster does to jobs, seen by small jobs of o
 
 usage: mvdiff doctor cluster=SITE [key=value ...] [--json]
 
-Sends canaries, jobs of 1 to 15 minutes, to the cluster that configs/cluster/SITE.yaml describes, the same way as
+Sends canaries, jobs of 1 to 15 minutes, to the cluster that cluster=SITE means, the same way as
 every job: same options, environment and signals. They show whether the warning signal comes, in every rank, and when;
 whether a job comes back; preemption; arrays; SLURM's commands, Python, GPUs, clocks and the shared folder on the nodes;
 and how fast nodes exchange gradients. One line a finding says that it is well or what to change; all of them, and the

@@ -241,7 +241,7 @@ def _about_a_cluster(words: list[str]) -> bool:
     """Whether the words of ``mvdiff doctor`` ask about a cluster, and not about a model's memory."""
     keys = {word.partition("=")[0].partition(".")[0] for word in words if "=" in word}
     chosen = [word.partition("=")[2] for word in words if word.startswith("cluster=")]
-    return bool(chosen) and chosen[-1] not in ("here", "local") and not keys & MEMORY
+    return bool(chosen) and chosen[-1] != "here" and not keys & MEMORY
 
 
 def _failed(name: str, error: Exception, as_json: bool) -> int:

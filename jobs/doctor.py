@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from jobs.compose import composed, settings
 from jobs.job import JobFailed
+from jobs.room import less_memory
 from mvdiff.errors import InputError
 from mvdiff.generate.settings import GenerateSettings
 from mvdiff.model.gpu import GIB, Card, card
@@ -223,22 +224,12 @@ def _measured_rows(found: Figures | None, measured: Figures) -> list[tuple[str, 
     ]
 
 
-def _way_out(training: Figures) -> str:
-    """The next thing to try that takes less memory."""
-    if training["mixed_precision"] == "no":
-        return "try train.mixed_precision=bf16"
-    if not training["gradient_checkpointing"]:
-        return "try train.gradient_checkpointing=true"
-    if training["trainable"] != "lora":
-        return "try train.trainable=lora"
-    return "nothing else takes less, it needs a larger card"
-
-
 def _verdict(training: Figures, generation: Figures, card: Figures) -> list[str]:
     most, share = card["largest_micro_batch"], card["share"]
+    way_out = less_memory(*(training[key] for key in ("mixed_precision", "gradient_checkpointing", "trainable")))
     lines = [f"{card['name']} has room for {card['room_gib']:.1f} GiB of tensors"]
     if most == 0:
-        lines.append(f"  training does not fit, not even train.micro_batch=1: {_way_out(training)}")
+        lines.append(f"  training does not fit, not even train.micro_batch=1: {way_out}")
     elif most < training["micro_batch"]:
         lines.append(f"  training fits with train.micro_batch={most}, not with {training['micro_batch']}")
     else:

@@ -24,6 +24,8 @@ _KILLED = re.compile(
     r"|^rank (?P<rank>\d+) (?P<by>was killed by \w+)",
     re.MULTILINE,
 )
+_NOT_STARTED = re.compile(r"mvdiff: not started: [^\n]*")
+"""Said by the batch script, or by what starts a process."""
 _OOM = re.compile(r"oom.kill|Out Of Memory", re.IGNORECASE)
 
 
@@ -87,7 +89,8 @@ def _killed(submission: Submission, job_id: str) -> Failure | None:
     text = tail_of(submission.log(job_id))
     found = _KILLED.search(text)
     if not found:
-        return None
+        held = _NOT_STARTED.search(text)
+        return Failure(job_id, 0, held[0], str(submission.log(job_id))) if held else None
     rank = int(found["task"] or found["rank"])
     why = "ran out of memory" if _OOM.search(text) else found["by"] or f"ended: {found['why']}"
     return Failure(job_id, rank, f"rank {rank} {why}", str(submission.log(job_id, rank)))

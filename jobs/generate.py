@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from jobs.compose import settings
-from jobs.job import Context, JobFailed, Writes
+from jobs.job import Context, JobFailed, Writes, tell_unused_gpus
 from jobs.preflight import Findings
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_readable, tell_left_out
@@ -224,6 +224,7 @@ def work(config: DictConfig, context: Context) -> str:
         from mvdiff.generate.worker import run_worker
         from mvdiff.model.pipeline import MultiViewPipeline
 
+    tell_unused_gpus(config, context.place)
     torch.set_num_threads(config.generate.threads)
     print(f"views by {config.checkpoint}", flush=True)
     name, node = f"{context.place.job_id}-{context.worker}", context.place.node

@@ -104,6 +104,19 @@ def warning_s(module: Job, config: DictConfig, run: Run | None) -> float | None:
     return measured(config, run) if measured and run else None
 
 
+def tell_unused_gpus(config: DictConfig, place: Place) -> None:
+    """Say in the log that GPUs were asked for and torch computes on the CPU; to be called once torch is loaded."""
+    import torch
+
+    asked = config.cluster.gpus_per_node
+    if place.first and asked and not torch.cuda.is_available():
+        print(
+            f"{asked} GPUs of a node were asked for and torch {torch.__version__} sees none on {place.node}: "
+            "this computes on the CPU (mvdiff doctor cluster=SITE tells more)",
+            flush=True,
+        )
+
+
 def share_of(module: Job, config: DictConfig) -> Cluster:
     """The cluster that ``config`` asks for, and of it what the job ``module`` has a use for.
 

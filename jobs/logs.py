@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobs.failure import Failure, first_failure
-from jobs.overview import look_at
+from jobs.overview import look_at, spokesman
 from jobs.parser import helped, named_job, named_run, parser
 from jobs.runfolder import JobFolder, short
 from jobs.state import JobState
@@ -61,7 +61,10 @@ def logs(words: Sequence[str]) -> int:
         raise InputError(
             "--failed chooses the log itself, of a process that has ended", "leave --rank and --follow out"
         )
-    folder = named_job(named_run(asked.run), asked.job)
+    run = named_run(asked.run)
+    folder = named_job(run, asked.job)
+    if asked.job is None:
+        folder = spokesman(folder, look_at([run]))
     submission = folder.submission()
     if submission is None:
         raise InputError(f"{short(folder.path)} never came into a queue", f"mvdiff retry {folder.run.name}")

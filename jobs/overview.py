@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runfolder import JobFolder, Run
-from jobs.state import JobState, judged, own_word
+from jobs.state import JobState, began, judged, own_word
 from mvdiff.events import last_events
 from mvdiff.generate.lease import FOLDER as LEASES
 from mvdiff.generate.plan import SET_FILE
@@ -194,9 +194,20 @@ def _state(run: Run, seen: Look) -> RunState | None:
     if not folders:
         return None
     living = [folder for folder in folders if seen.may_live(folder)]
-    shown = (living or folders)[-1]
+    shown = spokesman((living or folders)[-1], seen)
     train = status(_newest_events(shown, seen)) if shown.job == "train" else None
     return RunState(run, seen.judge(shown), train, newest_tally(run) if shown.job == "generate" else None)
+
+
+def spokesman(folder: JobFolder, seen: Look) -> JobFolder:
+    """The job that tells how things stand with ``folder``: of a chain that has not come to it yet, the one that runs,
+    waits for something else, or has failed."""
+    while not began(folder):
+        before = next((one for one in folder.follows() if one.path in seen.submissions), None)
+        if before is None or seen.judge(before).state == "done":
+            break
+        folder = before
+    return folder
 
 
 def _newest_events(folder: JobFolder, seen: Look) -> list[dict[str, Any]]:

@@ -71,20 +71,20 @@ def refuse_too_large(job: str, config: DictConfig, cluster: Cluster) -> None:
     """Refuse what the memory of one of the site's GPUs (``cluster.card``) cannot hold; takes some ten seconds.
 
     Raises:
-        InputError: the estimate is above what the card has in all, of which nothing would be left for torch itself.
+        InputError: the estimate is above what tensors can have of the card.
     """
     if cluster.kind != "slurm" or not cluster.gpus_per_node or cluster.card is None or not config.check_memory:
         return
     has = card(cluster.card)
-    needed, mend = _training(config, cluster) if job == "train" else _generation(config)
-    if needed > has.total:
+    needed, mend = _training(config, cluster, has.room) if job == "train" else _generation(config)
+    if needed > has.room:
         raise InputError(
-            f"{job} takes some {needed / GIB:.0f} GiB of a GPU, and one of this site has {has.total / GIB:.0f}",
+            f"{job} takes some {needed / GIB:.1f} GiB of a GPU, and one of this site has room for {has.room / GIB:.1f}",
             f"{mend} (mvdiff doctor tells more), or say check_memory=false to try all the same",
         )
 
 
-def _training(config: DictConfig, cluster: Cluster) -> tuple[int, str]:
+def _training(config: DictConfig, cluster: Cluster, room: int) -> tuple[int, str]:
     from mvdiff.train.memory import footprint
 
     training = settings(TrainSettings, config.train, "train")
@@ -92,9 +92,21 @@ def _training(config: DictConfig, cluster: Cluster) -> tuple[int, str]:
     share = training.share(ranks)
     micro = min(training.micro_batch, share)
     model = settings(ModelSettings, config.model, "model")
-    asked = footprint(training, model, micro, gradients_stay=ranks > 1 or micro < share)
-    mend = f"give train.micro_batch less than {micro}" if micro > 1 else "say train.gradient_checkpointing=true"
-    return asked.peak, mend
+    peak = footprint(training, model, micro, gradients_stay=ranks > 1 or micro < share).peak
+    if peak > room and micro > 1 and footprint(training, model, 1, gradients_stay=True).peak <= room:
+        return peak, f"give train.micro_batch less than {micro}"
+    return peak, less_memory(training.mixed_precision, training.gradient_checkpointing, training.trainable)
+
+
+def less_memory(mixed_precision: str, gradient_checkpointing: bool, trainable: str) -> str:
+    """What to try next for a training that does not fit with a sample at once."""
+    if mixed_precision == "no":
+        return "try train.mixed_precision=bf16"
+    if not gradient_checkpointing:
+        return "try train.gradient_checkpointing=true"
+    if trainable != "lora":
+        return "try train.trainable=lora"
+    return "nothing else takes less, it needs a larger card"
 
 
 def _generation(config: DictConfig) -> tuple[int, str]:

@@ -124,7 +124,9 @@ def judged(
         latest = max((one for one in (touched, started) if one and math.isfinite(one)), default=now)
         if now - latest > STALLED_S:
             return told("stalled", latest, "no sign of work since then: see mvdiff logs, then mvdiff cancel and retry")
-        return told("running", _began(folder) if math.isinf(started) else started)
+        ending = all(known.cancelled & {id_, id_.partition("_")[0]} for id_ in words)
+        since = began(folder) if math.isinf(started) else started
+        return told("running", since, "cancelled: it saves what it has, and ends" if ending else None)
     if waiting:
         id_, first = next(iter(waiting.items()))
         state = "held" if "held" in first.reason.lower() else "queued"
@@ -139,10 +141,10 @@ def judged(
     failed = [id_ for id_, word in words.items() if word not in ("COMPLETED", "CANCELLED", "UNKNOWN")]
     if failed or ("UNKNOWN" in found and known.gave_up):
         return told("failed", ended, failure=first_failure(folder, submission, failed or None))
-    if "CANCELLED" in found:
-        before = ", ".join(one.path.name for one in folder.follows())
-        never = f"never began: it was to follow {before}" if before and not _began(folder) else None
-        return told("cancelled", ended, never)
+    before = ", ".join(one.path.name for one in folder.follows())
+    never = f"never began: it was to follow {before}" if before and not began(folder) else None
+    if "CANCELLED" in found or never:
+        return told("cancelled", ended or folder.path.stat().st_mtime, never)
     return told(
         "gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"
     )
@@ -189,7 +191,7 @@ def _host(folder: JobFolder) -> str:
         return platform.node()
 
 
-def _began(folder: JobFolder) -> float:
+def began(folder: JobFolder) -> float:
     """When the newest start of a job began that no queue knows of; 0 where none has yet."""
     return max((word.stat().st_mtime for word in folder.logs.glob(f"{BEGAN}-*")), default=0.0)
 

@@ -152,6 +152,9 @@ def _detail(run: Run) -> tuple[list[str], bool]:
         sheet = sheet_path(set_)
         if sheet:
             lines.append(f"  sheet: {short(sheet)}")
+    report = run.report / "index.html"
+    if report.exists():
+        lines.append(f"report: {short(report)}")
     return lines, any(state.alive for state in states)
 
 

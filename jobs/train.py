@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from jobs.compose import settings
-from jobs.job import Context, Writes
+from jobs.job import Context, Writes, tell_unused_gpus
 from jobs.preflight import Findings
 from jobs.room import next_checkpoint
 from jobs.runfolder import Run
@@ -188,6 +188,7 @@ def work(config: DictConfig, context: Context) -> str:
         from mvdiff.train.trainer import Folders, train
         from mvdiff.train.world import World
 
+    tell_unused_gpus(config, place)
     met = meet(context.folder.logs, place)
     return train(
         settings(TrainSettings, config.train, "train"),

@@ -57,7 +57,7 @@ class Cluster:
     """Their kind, as the site calls it (sinfo's GRES column: a100, h200); null takes any."""
     gpu_request: str
     """The option that they are asked for with, one of ``GPU_REQUESTS``."""
-    card: str | None
+    card: str | int | float | None
     """What one of them has of memory, as ``mvdiff.model.gpu.card`` takes it; null where that is not known."""
     tasks_per_node: int | None
     """Processes on every node; null means one a GPU, or one where there are none."""

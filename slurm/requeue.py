@@ -82,13 +82,20 @@ def unasked(words: Words, tries: int | None) -> bool:
     words.say(UNASKED)
     ends = words.starts_that_said(UNASKED)
     if tries is not None and len(ends) >= tries:
-        print(f"job {words.job_id} ended unasked {len(ends)} times: it does not come back", flush=True)
-        return False
+        return _never_again(words, f"job {words.job_id} ended unasked {len(ends)} times: it does not come back")
     recent = range(words.restart, words.restart - TRIES, -1)
     if all(start in ends and not words.said(BEGAN, start) for start in recent):
-        print(f"job {words.job_id} ended {TRIES} times before its work began: it does not come back", flush=True)
-        return False
+        return _never_again(
+            words, f"job {words.job_id} ended {TRIES} times before its work began: it does not come back"
+        )
     return True
+
+
+def _never_again(words: Words, why: str) -> bool:
+    # the queue forgets how a job has ended
+    words.say(GAVE_UP, why)
+    print(why, flush=True)
+    return False
 
 
 def ask(words: Words, allowed: Callable[[], bool] = lambda: True) -> bool:

@@ -35,7 +35,9 @@ def settle(place: Place) -> None:
         if "$" in str(disk) or not disk.is_absolute():
             raise FileNotFoundError(0, "a variable in its name is not set")
         shutil.rmtree(own, ignore_errors=True)
-        own.mkdir(mode=0o700, parents=True)
+        # a disk that is not mounted must not be imitated
+        disk.mkdir(mode=0o700, exist_ok=True)
+        own.mkdir(mode=0o700)
         _hold(own)
     except OSError as error:
         print(

@@ -34,6 +34,6 @@ def held_out_recordings(recordings: Iterable[str], held_out: int | float, seed: 
             wanted -= sizes[name]
     if not chosen:
         if len(sizes) < 2:
-            raise InputError("all samples are of one recording", "hold out 0 samples, or name the recordings apart")
+            raise InputError("all samples are of one recording", "say held_out=0, or name the recordings apart")
         chosen.add(min(order, key=lambda name: sizes[name]))
     return frozenset(chosen)

@@ -86,6 +86,7 @@ def test_every_process_has_the_site_s_variables_as_they_were_written(look):
 
 
 def test_scratch_is_a_process_s_own_and_gone_with_it(tmp_path, look):
+    (tmp_path / "me").mkdir()
     seen = look(scratch=str(tmp_path / "$USER_OF_IT/disk"), environment={"USER_OF_IT": "me"})
     folders = [Path(one["temporary"]) for one in seen]
     assert len(set(folders)) == 2
@@ -118,11 +119,13 @@ def test_a_variable_that_is_not_set_names_no_folder(tmp_path, look, monkeypatch)
     assert not (tmp_path / "$NO_SUCH_DISK").exists()
 
 
-def test_a_node_without_the_scratch_disk_works_without_it(tmp_path, look):
+@pytest.mark.parametrize("disk", ["file", "not-mounted/mouse"])
+def test_a_node_without_the_scratch_disk_works_without_it(tmp_path, look, disk):
     (tmp_path / "file").touch()
-    for one in look(scratch=str(tmp_path / "file")):
+    for one in look(scratch=str(tmp_path / disk)):
         assert one["temporary"] == os.environ.get("TMPDIR", "/tmp")
-        assert f"mvdiff: no temporary files in {tmp_path / 'file'} on" in one["log"]
+        assert f"mvdiff: no temporary files in {tmp_path / disk} on" in one["log"]
+    assert not (tmp_path / "not-mounted").exists()
 
 
 def test_processes_meet_on_the_network_that_was_named(look):
