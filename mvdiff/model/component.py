@@ -11,6 +11,11 @@ from transformers.utils import logging
 
 from mvdiff.errors import InputError
 
+with torch.device("meta"):
+    # torch looks up once, in the first such block, which functions make tensors. transformers puts another linspace in
+    # its place while it loads (5.x, initialization.py), and no later block would know the real one.
+    torch.empty(0)
+
 
 def read_component(path: Path, kind: Any) -> Any:
     """The component of the class ``kind`` in the folder ``path``.

@@ -111,7 +111,15 @@ def test_an_array_that_is_too_long_becomes_several(lab, eventually):
     assert not lab.told
 
 
-def test_a_limit_takes_as_many_workers_as_fit(lab, submit_limit):
+@pytest.fixture
+def closed(limited_cluster) -> Iterator[None]:
+    """A partition that queues jobs and starts none."""
+    subprocess.run(["scontrol", "update", "PartitionName=low", "State=DOWN"], check=True)
+    yield
+    subprocess.run(["scontrol", "update", "PartitionName=low", "State=UP"], check=True)
+
+
+def test_a_limit_takes_as_many_workers_as_fit(lab, submit_limit, closed):
     hold(1)
     lab.submitter().check(12)
     submission = lab.submit(12, fewer=True)

@@ -21,7 +21,7 @@ from tests.cluster.chaos_checks import breaches, left_over, nothing_to_do
 from tests.cluster.chaos_lab import Done, Lab
 from tests.cluster.conftest import _require
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(1200)]
 
 SEED = int(os.environ.get("MVDIFF_SEED", "1"))
 SLURM = ["cluster=slurm", "cluster.partition=low", "cluster.cpus_per_task=1", "cluster.gpus_per_node=1"]

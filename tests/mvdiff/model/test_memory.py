@@ -1,5 +1,8 @@
 """What the emulated GPU counts, against the same work tracked on real tensors and against arithmetic."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +147,23 @@ def test_random_weights_serve_a_real_pipeline(settings, flushed):
     assert set(PRECISIONS) == {"no", "bf16"}
     views = MultiViewPipeline(model, CPU)(np.zeros((1, 40, 40, 3), np.uint8), seeds=[0], steps=1)
     assert views.shape == (1, 6, 32, 32, 3)
+
+
+def test_a_model_is_empty_whatever_transformers_has_loaded_before(tmp_path):
+    """In a process of its own: torch finds out once which functions make tensors."""
+    script = """
+import sys
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from mvdiff.model.component import read_component
+tiny = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=8, patch_size=16, **tiny)).save_pretrained(sys.argv[1])
+from pathlib import Path
+read_component(Path(sys.argv[1]), CLIPVisionModelWithProjection)
+with torch.device("meta"):
+    print(torch.linspace(0, 1, 3).device)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "clip")], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["meta"]
