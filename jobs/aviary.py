@@ -75,8 +75,8 @@ class Aviary:
                     tell(f"goes on with the canaries sent before: {found._shown()}")
                     return found
         by = config.preempted_by
-        if by is not None and by not in partitions():
-            raise InputError(f"preempted_by={by} is no partition", f"choose from {', '.join(partitions())}")
+        if by is not None and by not in (known := persevere(partitions, tell)):
+            raise InputError(f"preempted_by={by} is no partition", f"choose from {', '.join(known)}")
         available = sum(persevere(lambda: nodes(cluster.partition), tell).values())
         if available < config.nodes:
             tell(f"only {available} nodes of the partition take jobs now")

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from submitit.helpers import DelayedSubmission
 
-from jobs.runfolder import JobFolder, Run
+from jobs.runfolder import JobFolder
 from jobs.task import QUIET
 from slurm.canary import clock, commands, environment, filesystem, gpu
 from slurm.canary.report import Reports
@@ -42,8 +42,7 @@ class Canary:
         os.umask(0o077)
         os.environ.update(QUIET)
         place = here()
-        path = Path(self.folder)
-        folder = JobFolder(Run(path.parent.parent), path)
+        folder = JobFolder.at(Path(self.folder))
         words = Words(folder.logs, place.job_id, place.restart)
         words.say(BEGAN)
         _Bird(folder, place, ear, worker).sing(self.name)

@@ -47,11 +47,11 @@ class Patient:
     @property
     def micro_batch(self) -> int:
         """Samples at once on each GPU."""
-        return min(self.train.micro_batch, self.share)
+        return self.train.pass_size(self.ranks)
 
     def gradients_stay(self, micro_batch: int) -> bool:
         """Whether gradients of this step's earlier passes, or DDP's buckets, are in memory during a forward pass."""
-        return self.ranks > 1 or micro_batch < self.share
+        return self.train.gradients_stay(self.ranks, micro_batch)
 
     @property
     def generation(self) -> "Generation":
@@ -88,8 +88,7 @@ def _patient(config: DictConfig) -> Patient:
     model = settings(ModelSettings, config.model, "model")
     generate = settings(GenerateSettings, config.generate, "generate")
     cluster = settings(Cluster, config.cluster, "cluster")
-    ranks = cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1))
-    return Patient(model, training, generate, card(config.card), ranks)
+    return Patient(model, training, generate, card(config.card), cluster.nodes * cluster.tasks)
 
 
 def _refuse_no_gpu() -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from submitit.helpers import DelayedSubmission
 
 from jobs.compose import settings
-from jobs.runfolder import JobFolder, Run
+from jobs.runfolder import JobFolder
 from jobs.task import QUIET
 from mvdiff.durable import write_json
 from mvdiff.events import EventLog
@@ -42,8 +42,7 @@ class Measurement:
         os.umask(0o077)
         os.environ.update(QUIET)
         place = here()
-        path = Path(self.folder)
-        folder = JobFolder(Run(path.parent.parent), path)
+        folder = JobFolder.at(Path(self.folder))
         Words(folder.logs, place.job_id, place.restart).say(BEGAN)
         events = EventLog(folder.events / f"{place.job_id}-{place.rank}.jsonl")
         who = {"job_id": place.job_id, "rank": place.rank}
@@ -69,9 +68,7 @@ class Measurement:
         with tempfile.TemporaryDirectory(prefix="mvdiff-bench-") as name:
             if self.part == TRAINING:
                 met = meet(folder.logs, place)
-                world = World(
-                    place.rank, place.world_size, place.local_rank, met.address, met.port, met.listener
-                )  # fmt: skip
+                world = World(place.rank, place.world_size, place.local_rank, met.address, met.port, met.listener)
                 found, index = scaling.rank(asked, Path(name), world, tell), place.rank
             else:
                 gate = scaling.Gate(figures(folder, self.part, self.count), self.count)

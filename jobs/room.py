@@ -89,10 +89,9 @@ def _training(config: DictConfig, cluster: Cluster, room: int) -> tuple[int, str
 
     training = settings(TrainSettings, config.train, "train")
     ranks = cluster.nodes * cluster.tasks
-    share = training.share(ranks)
-    micro = min(training.micro_batch, share)
+    micro = training.pass_size(ranks)
     model = settings(ModelSettings, config.model, "model")
-    peak = footprint(training, model, micro, gradients_stay=ranks > 1 or micro < share).peak
+    peak = footprint(training, model, micro, gradients_stay=training.gradients_stay(ranks, micro)).peak
     if peak > room and micro > 1 and footprint(training, model, 1, gradients_stay=True).peak <= room:
         return peak, f"give train.micro_batch less than {micro}"
     return peak, less_memory(training.mixed_precision, training.gradient_checkpointing, training.trainable)

@@ -111,6 +111,11 @@ class JobFolder:
     run: Run
     path: Path
 
+    @classmethod
+    def at(cls, path: Path) -> "JobFolder":
+        """The one in the folder ``path``, of the run around it."""
+        return cls(Run(path.parent.parent), path)
+
     @property
     def job(self) -> str:
         return self.path.name[4:]
@@ -186,7 +191,7 @@ class JobFolder:
             paths = [Path(path) for path in json.loads((self.path / _AFTER).read_text())["after"]]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return []
-        return [JobFolder(Run(path.parent.parent), path) for path in paths]
+        return list(map(JobFolder.at, paths))
 
     @property
     def unsettled(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from submitit.helpers import DelayedSubmission
 
 from jobs.job import Context, job, settle, tries
-from jobs.runfolder import JobFolder, Run
+from jobs.runfolder import JobFolder
 from mvdiff.errors import Hopeless
 from mvdiff.events import EventLog
 from slurm.deadline import Deadline
@@ -49,8 +49,7 @@ class Task:
     def __call__(self, worker: int = 0) -> None:
         stop = StopFlag.install()
         place = here()
-        path = Path(self.folder)
-        folder = JobFolder(Run(path.parent.parent), path)
+        folder = JobFolder.at(Path(self.folder))
         os.umask(folder.run.umask)
         config = folder.config()
         os.environ.update(QUIET)

@@ -28,6 +28,7 @@ from mvdiff.train.position import Position, best_checkpoint, read_history
 from mvdiff.train.record import describe, refuse_another
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
+from slurm.cluster import Cluster
 from slurm.rendezvous import meet
 
 ARRAY = False
@@ -99,8 +100,8 @@ def _model(config: DictConfig, training: TrainSettings | None, newest: Path | No
 
 
 def _ranks(config: DictConfig) -> int:
-    cluster = config.cluster
-    return int(cluster.nodes * (cluster.tasks_per_node or max(cluster.gpus_per_node, 1)))
+    cluster = settings(Cluster, config.cluster, "cluster")
+    return cluster.nodes * cluster.tasks
 
 
 def _refuse_twice(run: Run) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.cluster import GPU_REQUESTS, Cluster
-from slurm.command import run
+from slurm.command import reason, run
 from slurm.errors import Full, Refused, RequestError, Unanswered
 from slurm.patience import persevere
 from slurm.queue import seconds
@@ -138,7 +138,7 @@ def accepted(cluster: Cluster, tell: Callable[[str], None]) -> str | None:
     except Unanswered:
         raise
     except RequestError as error:
-        return error.what.rpartition("failed: ")[2].replace("allocation failure: ", "")
+        return reason(error)
     return None
 
 

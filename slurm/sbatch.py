@@ -12,6 +12,8 @@ from slurm.command import run
 from slurm.errors import RequestError, Unanswered
 from slurm.patience import persevere
 
+UNAVAILABLE = "node configuration is not available"
+"""In what SLURM says where no node can run a job: because of what it asks for, or because nodes are away."""
 ANSWER_S = 150.0
 """sbatch itself waits up to 120 s for room in a full queue."""
 
@@ -28,7 +30,7 @@ def try_out(script: str) -> None:
         try:
             run("sbatch", "--test-only", probe.name)
         except RequestError as error:
-            if "node configuration is not available" in error.what and _just_started():
+            if UNAVAILABLE in error.what and _just_started():
                 raise Unanswered("slurmctld does not know its nodes yet", "see sinfo, then start again") from None
             raise
 

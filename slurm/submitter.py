@@ -17,11 +17,10 @@ from slurm.local import LocalExecutor
 from slurm.patience import persevere
 from slurm.queue import largest_array, nodes, partitions
 from slurm.requeue import TRIES
-from slurm.sbatch import Before, cancel, following, hand_over, try_out
+from slurm.sbatch import UNAVAILABLE, Before, cancel, following, hand_over, try_out
 from slurm.script import BatchScript
 from slurm.submission import Submission
 
-_UNAVAILABLE = "node configuration is not available"
 TIMEOUTS_ALLOWED = 10_000
 """submitit ends a job after so many time limits; how often a job may come back is decided elsewhere."""
 
@@ -92,7 +91,7 @@ class Submitter:
             raise
         except RequestError as error:
             cluster = self.cluster
-            if _UNAVAILABLE in error.what and not all(nodes(cluster.partition).values()):
+            if UNAVAILABLE in error.what and not all(nodes(cluster.partition).values()):
                 # whoever may say whether it is the nodes that are away, or the request, is sbatch itself
                 self._tell("SLURM names no node that could run this now, and some of the partition are down or drained")
                 return

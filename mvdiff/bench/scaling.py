@@ -64,9 +64,7 @@ def rank(subject: Subject, folder: Path, world: World, tell: Callable[[str], Non
 
 def worker(subject: Subject, folder: Path, gate: Gate, who: int, tell: Callable[[str], None]) -> Figures:
     """What worker ``who`` finds of generation, all of ``gate`` working at the same time."""
-    return generation.worker(
-        subject.generation, subject.model, subject.bench, folder, tell, partial(gate.enter, who)
-    )  # fmt: skip
+    return generation.worker(subject.generation, subject.model, subject.bench, folder, tell, partial(gate.enter, who))
 
 
 def compared(found: Mapping[str, Mapping[int, Sequence[Figures]]]) -> Figures:

@@ -6,9 +6,6 @@ from contextlib import contextmanager
 
 import torch
 
-_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""cuBLAS reads it when it is first used; with several workspaces it may sum in another order."""
-
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
@@ -16,8 +13,8 @@ def deterministic(on: bool) -> Iterator[None]:
     if not on:
         yield
         return
-    for name, value in _WORKSPACE.items():
-        os.environ.setdefault(name, value)
+    # cuBLAS reads it when it is first used; with several workspaces it may sum in another order
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)

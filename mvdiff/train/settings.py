@@ -233,6 +233,14 @@ class TrainSettings:
             )
         return self.batch // world_size
 
+    def pass_size(self, world_size: int) -> int:
+        """Samples that each of ``world_size`` ranks passes at once."""
+        return min(self.micro_batch, self.share(world_size))
+
+    def gradients_stay(self, world_size: int, micro_batch: int) -> bool:
+        """Whether gradients of a step's earlier passes, or DDP's buckets, are in memory during a forward pass."""
+        return world_size > 1 or micro_batch < self.share(world_size)
+
 
 def _whole(settings: object, prefix: str, names: Iterable[str], least: int) -> None:
     for name in names:
