@@ -175,7 +175,9 @@ def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Conso
             values[key] = suggested
 
     def text(key: str, question: str) -> str:
-        return Prompt.ask(question, default="", show_default=False, console=console).strip() if talks else ""
+        if not talks or key in given:
+            return ""
+        return Prompt.ask(f"{question} (empty: none)", default="", show_default=False, console=console).strip()
 
     charged = accounts() if "account" not in given else []
     if len(charged) > 1 and talks:
@@ -195,17 +197,11 @@ def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Conso
     elif not {"cpus_per_gpu", "cpus_per_task"} & set(given):
         values["cpus_per_task"] = min(_CPUS, node.cpus)
     number("time_min", "time limit of a job, in minutes", min(chosen.minutes or _DAY_MIN, _DAY_MIN))
-    if "modules" not in given and (
-        named := text("modules", "environment modules to load, with spaces between (empty: none)")
-    ):
+    if named := text("modules", "environment modules to load, with spaces between"):
         values["modules"] = named.split()
-    if "scratch" not in given and (
-        folder := text("scratch", "folder on the nodes' own disks for temporary files (empty: none)")
-    ):
+    if folder := text("scratch", "folder on the nodes' own disks for temporary files"):
         values["scratch"] = folder
-    if "mail_user" not in given and (
-        address := text("mail_user", "mail address for jobs that ended or failed (empty: none)")
-    ):
+    if address := text("mail_user", "mail address for jobs that ended or failed"):
         values |= {"mail_user": address, "mail_type": "END,FAIL"}
     return values
 
