@@ -79,7 +79,7 @@ class Feed:
         self._batches = -(-max(plan.sizes().values(), default=1) // batch)
         self._inputs = InputReader(plan.recipe.reference_view)
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
-        self._leave, self._taken = threading.Event(), threading.Event()
+        self._leave, self._taken, self._news = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._check = check
         self._full_disk_seconds = full_disk_seconds
@@ -97,6 +97,7 @@ class Feed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave.set()
+        self._news.set()
         while self._thread.is_alive():
             # What stands in the queue must not keep the thread from its end.
             with suppress(queue.Empty):
@@ -127,6 +128,10 @@ class Feed:
             begun = found.work
             yield found
 
+    def look(self) -> None:
+        """Look at the slices now: one that was worked on here no longer is."""
+        self._news.set()
+
     def _give_up(self, found: Batch | BaseException | None) -> None:
         if isinstance(found, Batch):
             self._drop(found.work)
@@ -152,6 +157,7 @@ class Feed:
                 # The slice in hand is not begun yet: a worker is ahead by one slice at most.
                 self._taken.wait(_LOOK_S)
                 continue
+            self._news.clear()
             claim = self._claims.next() if self._time_for_a_slice() else None
             if claim is not None:
                 pause = self._poll_seconds / 16
@@ -164,8 +170,7 @@ class Feed:
             elif not self._time_for_a_slice():
                 return
             else:
-                self._leave.wait(pause)
-                pause = min(2 * pause, self._poll_seconds)
+                pause = self._poll_seconds / 16 if self._news.wait(pause) else min(2 * pause, self._poll_seconds)
 
     def _time_for_a_slice(self) -> bool:
         """Whether a slice can be done before the queue ends this process, as far as known."""

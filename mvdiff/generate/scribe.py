@@ -42,13 +42,14 @@ class Scribe:
         """Whether a stop came while the disk was full: what is open then is left undone."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def do(self, task: Task, always: bool = False) -> None:
-        """Have ``task`` done once those before it are, which is waited for: a kill costs one task, not a queue of them.
+    def do(self, *tasks: Task, always: bool = False) -> None:
+        """Have ``tasks`` done once those of earlier calls are, which is waited for: a kill costs one call's, no more.
 
         ``always``: even behind one that failed, and without telling of that here.
         """
         self._tasks.join()
-        self._tasks.put((task, always))
+        for task in tasks:
+            self._tasks.put((task, always))
         if not always:
             self.check()
 

@@ -167,9 +167,10 @@ class _Worker:
         for sample_id, failure in batch.unreadable.items():
             self._note_failure(work, sample_id, failure)
         samples = self._sampled(batch) if any(batch.inputs) else []
-        self._scribe.do(lambda: self._append(work, samples, batch.begin + len(batch.inputs)))
+        tasks = [lambda: self._append(work, samples, batch.begin + len(batch.inputs))]
         if batch.last:
-            self._scribe.do(lambda: self._press.do(lambda: self._finish(work)))
+            tasks.append(lambda: self._press.do(lambda: self._finish(work)))
+        self._scribe.do(*tasks)
 
     def _sampled(self, batch: Batch) -> list[Sample]:
         """What the sampler makes of the inputs of one batch; failures are noted."""
@@ -269,6 +270,7 @@ class _Worker:
             work.attempt.close()
             work.claim.lease.end(state)
             self._claims.put_back(work.claim)
+            self._feed.look()
 
     def _clear(self, work: Work) -> None:
         work.attempt.clear()

@@ -31,6 +31,16 @@ def test_tasks_are_done_in_order_and_one_is_open_at_most():
     assert done == [0, 1]
 
 
+def test_all_tasks_of_a_call_are_taken_at_once_and_the_next_call_waits_for_them():
+    done, go = [], threading.Event()
+    with scribe() as behind:
+        behind.do(lambda: (go.wait(10), done.append(0)), lambda: done.append(1))
+        assert done == []
+        go.set()
+        behind.do(lambda: done.append(2))
+    assert done == [0, 1, 2]
+
+
 def test_the_first_error_is_told_and_what_must_be_done_is_done():
     done = []
 

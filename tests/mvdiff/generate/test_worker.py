@@ -110,6 +110,12 @@ def test_a_slice_that_another_machine_holds_is_waited_for_until_it_is_silent_or_
     assert settled(plan.folder)
 
 
+def test_a_worker_ends_with_its_last_slice_however_seldom_it_looks_at_those_of_others(bench):
+    started = time.monotonic()
+    assert bench.work(bench.plan(), settings={"poll_seconds": 6000.0}) == "done"
+    assert time.monotonic() - started < 60
+
+
 def test_a_waiting_worker_can_be_stopped(bench):
     plan = bench.plan(limit=4)
     holder = LeaseBook(plan.folder / "leases", replace(Owner.here("busy"), machine="elsewhere"), 60.0)
