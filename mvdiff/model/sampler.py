@@ -143,7 +143,8 @@ def sample(
     kept = Blanks() if kept is None else kept
     blank_draw = drawn(blanks, "reference_posterior")
     if kept.latents is None:
-        kept.latents = model.blank(blank_draw)
+        with _uncompiled():
+            kept.latents = model.blank(blank_draw)
     blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
     undropped = torch.zeros(samples, dtype=torch.bool, device=device)
@@ -162,7 +163,8 @@ def sample(
         if _guided(sampling, step, model):
             shared = number if stale else 0
             if shared not in unconditional:
-                unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
+                with _uncompiled():
+                    unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
             if stale and not lasting:
@@ -172,6 +174,11 @@ def sample(
         latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
     return latents
+
+
+def _uncompiled() -> Any:
+    """For a pass of one row that is made once and kept: to compile for it takes longer than it ever saves."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:
