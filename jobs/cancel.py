@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 
 from jobs.overview import look_at
@@ -15,7 +16,8 @@ mvdiff cancel: end what a run has queued or running, so that it does not come ba
 usage: mvdiff cancel RUN [--job NNN-JOB] [--json]
 
 Cancels all jobs of the run that run or wait, in the queue or on this machine, and nothing else. They save first where
-there is time for it, as on every stop. What is finished stays as it is; mvdiff retry goes on later.
+there is time for it, as on every stop. What is finished stays as it is; mvdiff retry goes on later. A controller that
+does not answer is waited for, and that is told.
 
 options
   --job NNN-JOB  only this one (or train, generate ... for the newest of these)
@@ -42,7 +44,7 @@ def cancel(words: Sequence[str]) -> int:
     run = named_run(asked.run)
     os.umask(run.umask)
     folders = [named_job(run, asked.job)] if asked.job else run.jobs()
-    seen = look_at([run])
+    seen = look_at([run], _tell)
     if seen.silent and any(seen.may_live(folder) for folder in folders):
         raise RequestError(
             f"what runs is not known, {seen.silent}", "see with sinfo whether slurmctld is up, then again"
@@ -55,7 +57,7 @@ def cancel(words: Sequence[str]) -> int:
             id_: seen.standings[id_].word for id_ in ids if id_ in seen.standings and not seen.standings[id_].ended
         }
         if submission and alive:
-            cancel_jobs(submission, list(alive))
+            cancel_jobs(submission, list(alive), _tell)
             cancelled[folder.path.name] = alive
     if asked.json:
         print(json.dumps({"job": "cancel", "run": run.name, "cancelled": cancelled}))
@@ -67,3 +69,7 @@ def cancel(words: Sequence[str]) -> int:
     if not cancelled:
         print(f"nothing of {run.name} runs or waits")
     return 0
+
+
+def _tell(line: str) -> None:
+    print(f"[cancel] {line}", file=sys.stderr, flush=True)

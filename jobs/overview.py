@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from mvdiff.progress import duration
 from mvdiff.train.status import Status, status
 from slurm.command import reason
 from slurm.errors import RequestError
-from slurm.outlook import Standing, look, recall
+from slurm.outlook import QUICK_S, Standing, look, recall
+from slurm.patience import announced, persevere
 from slurm.submission import Submission
 
 TAIL = 1 << 14
@@ -60,18 +61,23 @@ class Look:
         return self.judge(folder).state == "unknown"
 
 
-def look_at(runs: Sequence[Run]) -> Look:
-    """Ask once for all the jobs of ``runs``; a queue that does not answer is told in what comes back."""
+def look_at(runs: Sequence[Run], tell: Callable[[str], None] | None = None) -> Look:
+    """Ask once for all the jobs of ``runs``; a queue that does not answer is told in what comes back.
+
+    Args:
+        tell: given where nothing can be done without the queue, which is waited for then: as for ``persevere``. Without
+            it the queue has a few seconds.
+    """
     folders = [folder for run in runs for folder in run.jobs()]
     submissions = {folder.path: folder.submission() for folder in folders}
     sent = [submission for submission in submissions.values() if submission]
     silent = None
     try:
-        standings = look(sent)
+        standings = _waited_for(sent, tell) if tell else look(sent, QUICK_S)
     except RequestError as error:
         standings, silent = (
             look(one for one in sent if one.kind != "slurm"),
-            f"the queue does not answer: {reason(error)}",
+            f"the queue does not answer ({reason(error)})",
         )
     if silent is None:
         forgotten = [
@@ -83,6 +89,11 @@ def look_at(runs: Sequence[Run]) -> Look:
         ]
         standings |= recall(forgotten)
     return Look(submissions, standings, silent, time.time())
+
+
+def _waited_for(sent: Sequence[Submission], tell: Callable[[str], None]) -> dict[str, Standing]:
+    with announced(tell):
+        return persevere(lambda: look(sent), tell)
 
 
 @dataclass(frozen=True)
@@ -157,9 +168,9 @@ def counts_json(counts: Tally | None) -> dict[str, int] | None:
     return {**asdict(counts), "left": counts.left} if counts else None
 
 
-def survey(runs: Sequence[Run]) -> list[RunState]:
-    """Where each of ``runs`` stands that anything was submitted for, those that run or wait first, the newest first."""
-    seen = look_at(runs)
+def survey(runs: Sequence[Run], seen: Look) -> list[RunState]:
+    """Where each of ``runs``, which were ``seen``, stands that anything was submitted for, those that run or wait
+    first, the newest first."""
     states = [state for run in runs if (state := _state(run, seen))]
     return sorted(states, key=lambda one: (not one.job.alive, -(one.job.since or math.inf)))
 

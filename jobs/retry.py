@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def retry(words: Sequence[str]) -> int:
         options.add_argument(flag, action="store_true")
     asked = options.parse_intermixed_args(words)
     run = named_run(asked.run)
-    seen = look_at([run])
+    seen = look_at([run], _tell)
     folder, others = _failed(run, seen, asked.job)
     if folder is None:
         told = f"nothing of {run.name} failed"
@@ -104,6 +105,10 @@ def _failed(run: Run, seen: Look, word: str | None) -> tuple[JobFolder | None, l
         if seen.judge(folder).state != "done"
     ]
     return (failed[0] if failed else None), [folder.path.name for folder in failed[1:]]
+
+
+def _tell(line: str) -> None:
+    print(f"[retry] {line}", file=sys.stderr, flush=True)
 
 
 def recorded(folder: JobFolder) -> dict[str, Any]:

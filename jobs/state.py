@@ -13,6 +13,7 @@ from jobs.failure import Failure, first_failure
 from jobs.runfolder import JobFolder
 from jobs.starts import Starts, starts
 from mvdiff.events import last_events
+from mvdiff.progress import duration
 from slurm.outlook import Standing
 from slurm.submission import Submission
 from slurm.words import BEGAN
@@ -137,7 +138,9 @@ def judged(
     if "UNKNOWN" in found and submission.kind != "slurm":
         return told("unknown", None, f"it was started on {_host(folder)}: ask there")
     if silent and "UNKNOWN" in found:
-        return told("unknown", None, silent)
+        newest = _touched(folder, signs)
+        sign = f"; its newest sign of work came {duration(max(0.0, now - newest))} ago" if newest else ""
+        return told("unknown", None, f"the queue does not answer{sign}")
     failed = [id_ for id_, word in words.items() if word not in ("COMPLETED", "CANCELLED", "UNKNOWN")]
     if failed or ("UNKNOWN" in found and known.gave_up):
         return told("failed", ended, failure=first_failure(folder, submission, failed or None))

@@ -10,7 +10,6 @@ from typing import Any
 
 from jobs.overview import (
     Look,
-    RunState,
     job_json,
     look_at,
     result_sets,
@@ -41,7 +40,8 @@ its jobs the one that runs or waits, or else the newest. With it, every job subm
 newest step, loss and speed, the newest checkpoint, what validation found, and what is wrong with it; of every result
 set the samples done, running, quarantined and missing, samples a second and time left, worker by worker, and its
 contact sheet. Reads the run folders and asks the queue once; works whether anything runs or not, with or without
-accounting.
+accounting. Where the queue does not answer within 5 seconds, a line says so (with --json, queue_silent) and the run
+folders tell what they can.
 
 states
   queued     waits, with the queue's reason       held     waits until somebody releases it
@@ -87,11 +87,13 @@ def status(words: Sequence[str]) -> int:
         else:
             print("\n".join(_detail(run)[0]))
     elif asked.json:
-        print(json.dumps({"job": "status", "runs": [one.to_json() for one in survey(runs_below(root))]}))
+        seen = look_at(runs := runs_below(root))
+        states = [one.to_json() for one in survey(runs, seen)]
+        print(json.dumps({"job": "status", "queue_silent": seen.silent, "runs": states}))
     elif asked.watch:
-        _watch(lambda: _table(survey(runs_below(root)), root))
+        _watch(lambda: _table(root))
     else:
-        print("\n".join(_table(survey(runs_below(root)), root)[0]))
+        print("\n".join(_table(root)[0]))
     return 0
 
 
@@ -105,9 +107,11 @@ def _folder_of_runs(word: str | None) -> Path | None:
     return root
 
 
-def _table(states: Sequence[RunState], root: Path) -> tuple[list[str], bool]:
-    """A line for every run, and whether any runs or waits."""
+def _table(root: Path) -> tuple[list[str], bool]:
+    """A line for every run below ``root``, and whether any runs or waits."""
     now = time.time()
+    seen = look_at(runs := runs_below(root))
+    states = survey(runs, seen)
     if not states:
         return [f"nothing was submitted for a run in {short(root.absolute())}"], False
     rows = [(one.run.name, one.job.name, one.state, _ago(one.job, now), one.line(now)) for one in states]
@@ -115,7 +119,12 @@ def _table(states: Sequence[RunState], root: Path) -> tuple[list[str], bool]:
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
     ]
-    return [line.rstrip() for line in lines], any(one.job.alive for one in states)
+    return [*(line.rstrip() for line in lines), *_silence(seen)], any(one.job.alive for one in states)
+
+
+def _silence(seen: Look) -> list[str]:
+    """The line for a queue that does not answer."""
+    return [f"{seen.silent}: this is what the run folders say"] if seen.silent else []
 
 
 def _ago(job: JobState, now: float) -> str:
@@ -155,7 +164,7 @@ def _detail(run: Run) -> tuple[list[str], bool]:
     report = run.report / "index.html"
     if report.exists():
         lines.append(f"report: {short(report)}")
-    return lines, any(state.alive for state in states)
+    return [*lines, *_silence(seen)], any(state.alive for state in states)
 
 
 def _ids(seen: Look, run: Run, state: JobState) -> str:
@@ -176,6 +185,7 @@ def _detail_json(run: Run) -> dict[str, Any]:
     }
     return {
         "run": run.name,
+        "queue_silent": seen.silent,
         "jobs": {state.name: state.words for state in states},
         "states": [job_json(state) for state in states],
         "train": told if training else None,

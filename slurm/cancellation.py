@@ -3,10 +3,11 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from slurm.patience import persevere
 from slurm.sbatch import cancel
 from slurm.submission import Submission, controller_runs
 from slurm.words import CANCELLED, Words
@@ -16,8 +17,11 @@ KILL_WAIT_S = 30.0
 _POLL_S = 0.05
 
 
-def cancel_jobs(submission: Submission, job_ids: Sequence[str]) -> None:
+def cancel_jobs(submission: Submission, job_ids: Sequence[str], tell: Callable[[str], None]) -> None:
     """End the jobs ``job_ids`` of the submission, which have not ended yet. They do not come back.
+
+    Args:
+        tell: as for ``persevere``.
 
     Raises:
         RequestError: the queue does not do it.
@@ -25,7 +29,7 @@ def cancel_jobs(submission: Submission, job_ids: Sequence[str]) -> None:
     logs = Path(submission.logs)
     if submission.kind == "slurm":
         names = _short(submission, job_ids)
-        cancel(names)
+        persevere(lambda: cancel(names), tell)
         for name in names:
             Words(logs, name, 0).say(CANCELLED)
         return

@@ -21,7 +21,11 @@ _NO_CLUSTER = "fetch_config: DNS SRV lookup failed"
 _UP = "see with sinfo whether slurmctld is up, then start again"
 
 
-def run(*command: str, timeout_s: float = 30.0, utc: bool = True) -> str:
+TIMEOUT_S = 30.0
+"""SLURM's commands themselves ask a controller that is away again for about as long."""
+
+
+def run(*command: str, timeout_s: float = TIMEOUT_S, utc: bool = True) -> str:
     """Standard output of a SLURM command.
 
     Args:

@@ -8,12 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.command import run
+from slurm.command import TIMEOUT_S, run
 from slurm.queue import ENDED, accounted, moment
 from slurm.submission import Submission, states
 
 _FIELDS = "%i|%A|%T|%V|%S|%e|%r"
 """Id, id of the member, state, when it was submitted, started and must end, and why it waits; any | is in the last."""
+
+QUICK_S = 5.0
+"""How long the queue is waited for where whoever asks can do without its answer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Standing:
         return self.word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING")
 
 
-def look(submissions: Iterable[Submission]) -> dict[str, Standing]:
+def look(submissions: Iterable[Submission], timeout_s: float = TIMEOUT_S) -> dict[str, Standing]:
     """What is known of the submissions' jobs by job id, local ones included; of those that the queue has forgotten,
     nothing.
 
@@ -59,7 +62,8 @@ def look(submissions: Iterable[Submission]) -> dict[str, Standing]:
             found |= {id_: Standing(state.word) for id_, state in states(submission).items()}
     if wanted:
         users = ",".join(map(str, sorted(owners or {os.getuid()})))
-        output = run("squeue", "--noheader", "--array", "--states=all", f"--user={users}", f"--format={_FIELDS}")
+        output = run("squeue", "--noheader", "--array", "--states=all", f"--user={users}", f"--format={_FIELDS}",
+                     timeout_s=timeout_s)  # fmt: skip
         for line in output.splitlines():
             id_, raw, word, submitted, started, ends, reason = line.strip().split("|", 6)
             for name in {id_, raw} & wanted:
@@ -72,5 +76,5 @@ def recall(job_ids: Iterable[str]) -> dict[str, Standing]:
     wanted = sorted(set(job_ids))
     if not wanted or shutil.which("sacct") is None:
         return {}
-    known = accounted(wanted)
+    known = accounted(wanted, QUICK_S)
     return {id_: Standing(known[id_]) for id_ in wanted if known.get(id_) in ENDED}

@@ -1,8 +1,10 @@
 """Asking a queue again while it does not answer."""
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from slurm.command import reason
@@ -13,6 +15,23 @@ T = TypeVar("T")
 PATIENCE_S = 120.0
 """No attempt begins later than this after the first one."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_NOTICED_S = 1.0
+"""After so long without an answer a person wonders."""
+
+
+@contextmanager
+def announced(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell soon after the begin that the queue is waited for, and how long, unless it has answered by then: a command
+    that finds no controller needs half a minute to say so."""
+    timer = threading.Timer(
+        _NOTICED_S, tell, [f"SLURM has not answered yet: waiting for it, {PATIENCE_S:.0f} s at most"]
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def persevere(ask: Callable[[], T], tell: Callable[[str], None], unless: type[Unanswered] | None = None) -> T:

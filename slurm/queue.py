@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slurm.command import run
+from slurm.command import TIMEOUT_S, run
 from slurm.errors import RequestError
 
 ENDED = frozenset(
@@ -77,12 +77,13 @@ def moment(written: str) -> float:
         return math.inf
 
 
-def accounted(job_ids: list[str]) -> dict[str, str]:
+def accounted(job_ids: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """State of those jobs that sacct knows, and of other members of their arrays; none where it does not answer."""
     try:
         # Whole arrays: the ids of all their members may be more than a command line holds.
         roots = ",".join(sorted({job.split("_")[0] for job in job_ids}))
-        output = run("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={roots}")
+        output = run("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", f"--jobs={roots}",
+                     timeout_s=timeout_s)  # fmt: skip
     except RequestError:
         return {}
     rows = (line.split("|") for line in output.splitlines() if "|" in line)

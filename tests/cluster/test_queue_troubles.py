@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_full_queue_is_told_in_a_line_and_filled_up_when_it_has_room(
 def test_work_goes_on_while_the_controller_is_away_and_what_wants_to_come_back_does(
     cluster, lab, monkeypatch, answer, eventually
 ):
-    """Away for as long as a question to it takes to fail, which is half a minute: `status` asks, and a submission."""
+    """Away for as long as it takes a submission to ask in vain, which is half a minute, and somewhat longer."""
     monkeypatch.chdir(lab.folder)
     data = f"data={lab.data}"
     assert answer(
@@ -119,9 +120,11 @@ def test_work_goes_on_while_the_controller_is_away_and_what_wants_to_come_back_d
     assert status == 0
     (state,) = told["states"]
     assert state["state"] == "unknown"
-    assert state["why"].startswith("the queue does not answer: ")
+    assert state["why"].startswith("the queue does not answer; its newest sign of work came ")
     assert told["train"]["step"] >= 5, "the run folder answers"
     assert training.starts() == 1
+    with pytest.raises(subprocess.TimeoutExpired):
+        meanwhile.wait(25)
     cluster.start_controller()
 
     eventually(lambda: training.starts() == 2, 120)
@@ -137,6 +140,45 @@ def test_work_goes_on_while_the_controller_is_away_and_what_wants_to_come_back_d
         check=True,
     )  # fmt: skip
     assert queued.stdout.split() == [sent]
+
+
+def test_while_the_controller_is_away_status_answers_and_what_needs_it_says_that_it_waits(
+    cluster, lab, monkeypatch, answer, eventually
+):
+    monkeypatch.chdir(lab.folder)
+    words = ["samples=100000", "size=32", "held_out=0", *LOW, "cluster.gpus_per_node=0"]
+    for name in ("ended", "doomed"):
+        assert answer("synth", f"run={name}", *words)[0] == 0
+    assert answer("cancel", "ended")[0] == 0
+    eventually(lambda: answer("status", "ended", "--json")[1]["states"][0]["state"] == "cancelled", 60)
+    eventually(lambda: answer("status", "doomed", "--json")[1]["states"][0]["state"] == "running", 60)
+
+    cluster.stop_controller()
+    for asked in (["status"], ["status", "doomed"], ["logs", "doomed"]):
+        began = time.monotonic()
+        status, told = answer(*asked)
+        assert time.monotonic() - began < 12, "squeue alone would need half a minute"
+        assert asked[0] == "logs" or (status == 0 and "the queue does not answer" in told)
+    silent = "the queue does not answer (squeue did not answer within 5 s)"
+    assert answer("status", "doomed")[1].splitlines()[-1] == f"{silent}: this is what the run folders say"
+    assert answer("status", "doomed", "--json")[1]["queue_silent"] == silent
+    assert answer("status", "--json")[1]["queue_silent"] == silent
+    waiting = [
+        lab.start(verb, name, environment=os.environ) for verb, name in (("cancel", "doomed"), ("retry", "ended"))
+    ]
+    for verb, process in zip(("cancel", "retry"), waiting, strict=True):
+        began = time.monotonic()
+        assert process.stderr.readline() == f"[{verb}] SLURM has not answered yet: waiting for it, 120 s at most\n"
+        assert time.monotonic() - began < 10
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting[0].wait(32)
+    cluster.start_controller()
+
+    for process in waiting:
+        assert process.wait(90) == 0
+    eventually(lambda: answer("status", "doomed", "--json")[1]["states"][0]["state"] == "cancelled", 60)
+    assert answer("status", "--json")[1]["queue_silent"] is None
+    assert answer("cancel", "ended", "--json")[1]["cancelled"].keys() == {"002-synth"}
 
 
 def samples(run: Run, answer: Callable) -> dict[str, int]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.cli import main
-from jobs.overview import survey
+from jobs.overview import look_at, survey
 from jobs.runfolder import Run
 from jobs.state import STALLED_S, in_words
 from mvdiff.events import EventLog
@@ -78,7 +78,8 @@ def squeue_line(id_: str, word: str, reason: str = "None", ago: float = 60.0) ->
 
 
 def state_of(root: Path, name: str):
-    return next(one for one in survey([Run(root / name)]))
+    runs = [Run(root / name)]
+    return survey(runs, look_at(runs))[0]
 
 
 @pytest.mark.timeout(120)
