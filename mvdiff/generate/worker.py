@@ -43,7 +43,7 @@ from mvdiff.shard import Sample
 FULL_DISK_SECONDS = 600.0
 """How long a full disk is waited for: somebody may make room."""
 SHEET_SECONDS = 60.0
-"""Time between two drawings of the sheet, which take a third of a second."""
+"""Time between two drawings of the sheet, which take a fifth of a second."""
 _PACE_BATCHES = 5
 
 
