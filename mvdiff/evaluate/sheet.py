@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mvdiff.lettering import LINE, line
 from mvdiff.rig import VIEWS
 
 COLUMNS = VIEWS + 1
@@ -31,6 +32,25 @@ def strip(
         for k in range(VIEWS):
             sheet.paste(_tile(of_row[k], tile), ((k + 1) * tile, row * tile))
     return np.asarray(sheet)
+
+
+def labelled(drawn: NDArray[np.uint8], sample_id: str, tile: int) -> NDArray[np.uint8]:
+    """A ``strip`` uint8 [2 tile, 7 tile, 3] under the sample's id, with words in front of its rows that say what is
+    true: [LINE + 2 tile, 7 tile, 3]."""
+    sheet = Image.fromarray(np.concatenate([line([sample_id], COLUMNS * tile), drawn]))
+    # above and below the input its column is white
+    for word, middle in (("truth →", tile // 4), ("made →", 2 * tile - tile // 4)):
+        sheet.paste(Image.fromarray(line([word], tile // 2)), (tile // 2, LINE + middle - LINE // 2))
+    return np.asarray(sheet)
+
+
+def headed(sheet: NDArray[np.uint8], azimuth: Sequence[float], reference: int) -> NDArray[np.uint8]:
+    """``sheet`` uint8 [H, 7 tile, 3] under a line that names its columns: [H + LINE, 7 tile, 3].
+
+    ``azimuth`` in degrees of the six views, of which ``reference`` is the input.
+    """
+    names = [f"azimuth {angle:g}" for angle in azimuth]
+    return np.concatenate([line([f"input, {names[reference]}", *names], sheet.shape[1] // COLUMNS), sheet])
 
 
 def stacked(strips: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint8]:

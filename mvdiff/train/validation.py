@@ -18,9 +18,11 @@ from mvdiff.errors import InputError
 from mvdiff.evaluate.consistency import consistency
 from mvdiff.evaluate.foreground import foreground, true_foreground
 from mvdiff.evaluate.metrics import mean, scores
-from mvdiff.evaluate.sheet import COLUMNS, stacked, strip
+from mvdiff.evaluate.sheet import COLUMNS, headed, labelled, stacked, strip
+from mvdiff.lettering import LINE
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.pipeline import MultiViewPipeline
+from mvdiff.rig import rig
 from mvdiff.shard import CorruptRow, Sample, ShardDataset
 from mvdiff.train.history import SCORES
 from mvdiff.train.order import Order
@@ -44,7 +46,8 @@ class Trial:
     samples: int
     seconds: float
     sheet: NDArray[np.uint8] | None
-    """uint8 [H, W, 3], two rows a sample: the input, true views above generated ones; on rank 0 alone."""
+    """uint8 [H, W, 3], two rows a sample: the input, true views above generated ones, with words that say so; on rank 0
+    alone."""
 
 
 class Validation:
@@ -72,6 +75,7 @@ class Validation:
         size = self._batch = min(settings.validation.batch, len(rows))
         slices = [rows[at : at + size] for at in range(0, len(rows), size)]
         self._samples = len(rows)
+        self._azimuth = rig(dataset.rig).azimuth
         self._rounds = -(-len(slices) // group.world_size)
         self._own = [[dataset[row] for row in one] for one in slices[group.rank :: group.world_size]]
 
@@ -103,7 +107,7 @@ class Validation:
             {name: mean(column.tolist()) for name, column in zip(SCORES, found.T, strict=True)},
             self._samples,
             time.monotonic() - start,
-            stacked(torch.cat(strips).numpy()) if self._group.rank == 0 else None,
+            headed(stacked(torch.cat(strips).numpy()), self._azimuth, _REFERENCE) if self._group.rank == 0 else None,
         )
 
     def _round(self, number: int, drawn: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +118,7 @@ class Validation:
         """
         batch = self._batch
         table = np.full((batch, len(SCORES)), np.nan)
-        pictures = np.full((batch if drawn else 0, 2 * _TILE, COLUMNS * _TILE, 3), 255, np.uint8)
+        pictures = np.full((batch if drawn else 0, LINE + 2 * _TILE, COLUMNS * _TILE, 3), 255, np.uint8)
         samples = self._own[number] if number < len(self._own) else []
         views, failure = self._generated(samples)
         if self._group.any(isinstance(failure, torch.OutOfMemoryError)):
@@ -127,7 +131,8 @@ class Validation:
         for k, (sample, made) in enumerate(zip(samples, views, strict=True)):
             table[k] = _scored(sample, made)
             if self._group.rank * batch + k < drawn:
-                pictures[k] = strip(sample.views[_REFERENCE], sample.views, made, _TILE)
+                drawing = strip(sample.views[_REFERENCE], sample.views, made, _TILE)
+                pictures[k] = labelled(drawing, sample.sample_id, _TILE)
         return torch.from_numpy(table), torch.from_numpy(pictures)
 
     def _generated(self, samples: list[Sample]) -> tuple[NDArray[np.uint8], Exception | None]:

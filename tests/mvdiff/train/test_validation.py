@@ -21,6 +21,7 @@ from mvdiff.errors import InputError
 from mvdiff.evaluate.consistency import consistency
 from mvdiff.evaluate.foreground import foreground
 from mvdiff.evaluate.metrics import scores
+from mvdiff.lettering import LINE, line
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.build import create
 from mvdiff.model.multiview import MultiViewModel
@@ -325,8 +326,11 @@ def test_the_sheet_shows_input_and_truth_above_what_was_generated(model, heldout
     samples = chosen(model, heldout, 5)
     sheet = tried(model, heldout, settings).sheet
     assert sheet.dtype == np.uint8
-    pitch = (len(sheet) - 2 * TILE) // 4
-    assert sheet.shape == (4 * pitch + 2 * TILE, 7 * TILE, 3) and pitch >= 2 * TILE
+    strip = LINE + 2 * TILE
+    pitch = (len(sheet) - LINE - strip) // 4
+    assert sheet.shape == (LINE + 4 * pitch + strip, 7 * TILE, 3) and pitch >= strip
+    head = ["input, azimuth 0", *(f"azimuth {60 * k}" for k in range(6))]
+    assert np.array_equal(sheet[:LINE], line(head, TILE))
 
     def shown(top: int, left: int) -> np.ndarray:
         return sheet[top : top + TILE, left : left + TILE]
@@ -335,7 +339,11 @@ def test_the_sheet_shows_input_and_truth_above_what_was_generated(model, heldout
         large = [
             np.asarray(Image.fromarray(view).resize((TILE, TILE), Image.Resampling.LANCZOS)) for view in sample.views
         ]
-        top = number * pitch
+        assert np.array_equal(sheet[LINE + number * pitch :][:LINE], line([sample.sample_id], 7 * TILE))
+        top = 2 * LINE + number * pitch
+        words = [shown(top + at, 0)[: TILE // 2, TILE // 2 :] for at in (0, TILE + TILE // 2)]
+        for drawn, word in zip(words, ("truth →", "made →"), strict=True):
+            assert any(np.array_equal(drawn[at : at + LINE], line([word], TILE // 2)) for at in range(TILE // 2 - LINE))
         assert np.array_equal(shown(top + TILE // 2, 0), large[0])
         for k in range(6):
             assert np.array_equal(shown(top, (k + 1) * TILE), large[k])
