@@ -14,8 +14,10 @@ from jobs.cli import LOOKING_AFTER, main
 from jobs.failure import first_failure
 from jobs.logs import grown_lines
 from jobs.runfolder import JobFolder, Run
+from mvdiff import ResultStore
 from mvdiff.events import EventLog
 from slurm.submission import Submission
+from tests.cluster.chaos_lab import Lab
 
 SYNTH = ["samples=4", "size=32", "held_out=0"]
 ENDLESS = ["samples=20000", "size=32", "held_out=0"]
@@ -130,6 +132,36 @@ def test_retry_does_what_is_missing_with_the_words_given_then(here, answer, monk
     assert status == 0 and told["state"] == "done"
     assert second.exists() and first.stat().st_mtime_ns == before
     assert "time_min: 77" in (run.jobs()[1].path / "config.yaml").read_text()
+
+
+def test_retry_of_a_generation_starts_no_more_workers_than_slices_are_left(tmp_path, monkeypatch, answer):
+    lab = Lab.make(tmp_path, samples=8)
+    monkeypatch.chdir(lab.folder)
+    words = lab.words("gone", "cluster.workers=4", "generate.slice=1", "generate.batch=1", "generate.steps=300")
+    status, told = answer(*words, "--json")
+    assert status == 0 and len(told["job_ids"]) == 4
+    results = until(lambda: next((set_.parent for set_ in lab.run("gone").results.glob("*/set.json")), None))
+    until(lambda: len(list(results.glob("slice-*.h5"))) >= 5, 120)
+    for controller in told["job_ids"]:
+        os.killpg(int(controller), signal.SIGKILL)
+    until(lambda: not any(map(processes, told["job_ids"])))
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in results.glob("slice-*.h5")}
+    left = 8 - len(before)
+    assert 0 < left < 4
+    found = answer("status", "gone", "--json")[1]
+    assert found["states"][0]["state"] == "failed" and found["generate"][results.name]["done"] == len(before)
+
+    status, told = answer("retry", "gone", "--wait", "--json")
+    assert status == 0 and told["state"] == "done"
+    first, second = lab.run("gone").jobs()
+    assert len(second.submission().job_ids) == left
+    workers = {name.name.partition("-")[0] for name in second.events.glob("*.jsonl")}
+    assert workers == set(second.submission().job_ids)
+    store = ResultStore(lab.run("gone").results)
+    assert len(store) == 8 and all(len(store[name]) == 6 for name in store.ids())
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
+    assert answer("retry", "gone")[1] == "nothing of gone failed\n"
+    assert first.submission().job_ids != second.submission().job_ids and len(lab.run("gone").jobs()) == 2
 
 
 def test_show_tells_settings_differences_and_the_command(here, answer):
