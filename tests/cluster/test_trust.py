@@ -1,18 +1,23 @@
 """What people write reaches the nodes word for word and executes nothing, and what they submitted is what runs."""
 
+import csv
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.runfolder import PACKAGES, JobFolder, Run, source_root
 from jobs.watch import task_events
-from mvdiff import ShardDataset
+from mvdiff import ResultStore, ShardDataset
+from mvdiff.errors import InputError
 from mvdiff.facelift import write_sample
-from tests.cluster.chaos_lab import SMALL
+from mvdiff.shard import ShardReader, ShardWriter
+from tests.cluster.chaos_lab import SMALL, Lab
 from tests.cluster.lab import LOW
 from tests.mvdiff.test_pack import make_sample
 
@@ -60,6 +65,51 @@ def test_hostile_names_reach_the_node_word_for_word(cluster, place, tmp_path, an
     assert status == 0, told
     assert len(ShardDataset(place / "runs" / "-rf" / "shards")) == 8
     assert not executed(tmp_path)
+
+
+def test_hostile_sample_ids_come_through_generation_and_export_as_they_are(cluster, place, tmp_path, answer):
+    ids = [*HOSTILE, "two\nlines", "\x1b[31mred\ttab\r", "../../pwned", "/pwned", ".", "..", ".hidden",
+           "mouse-" + "x" * 1018, "鼠" * 341, "ids.csv", "export.json", "slice-0000-000000.h5", "e\u0301",
+           "\u00e9"]  # fmt: skip
+    lab = Lab.make(place, samples=4)
+    with ShardReader(next(lab.data.glob("*.h5"))) as reader:
+        model = reader.sample(0)
+    with ShardWriter(place / "source" / "a.h5", size=32, rig="mouse", codec="lz4", with_alpha=True) as writer:
+        for number, name in enumerate(ids):
+            writer.append(replace(model, sample_id=name, recording=name, views=np.roll(model.views, number, axis=2)))
+        writer.publish()
+    with pytest.raises(InputError, match="sample_id"):
+        replace(model, sample_id="x" * 1025)
+    words = lab.words("-g", *CPU, "cluster.workers=2", "--wait", "--json", data=place / "source")
+    status, told = answer(*words)
+    assert status == 0, told
+    store = ResultStore(place / "runs" / "-g" / "results")
+    assert store.ids() == ids
+    assert len({store[name].tobytes() for name in ids}) == len(ids), "each was made from its own picture"
+
+    status, told = answer("status", "runs/-g", "--json")
+    (counts,) = told["generate"].values()
+    assert status == 0 and counts["done"] == len(ids) and counts["quarantined"] == 0
+    shown = answer("status", "runs/-g")[1]
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert answer("verify", "runs/-g")[0] == 0
+    for form in ("npy", "png", "facelift"):
+        assert answer("export", "runs/-g", f"out=made-{form}", f"format={form}")[0] == 0
+        out = place / f"made-{form}"
+        names = names_of(out)
+        there = {path.name for path in out.iterdir()} - {"ids.csv", "export.json"}
+        suffix = ".npy" if form == "npy" else ""
+        assert there == {names.get(name, name + suffix) for name in ids} and len(there) == len(ids)
+        if form == "npy":
+            assert all(np.array_equal(np.load(out / names.get(name, f"{name}.npy")), store[name]) for name in ids)
+    assert answer("evaluate", "run=-g", "data=source", "cluster=here")[0] == 0
+    assert not executed(tmp_path)
+
+
+def names_of(out: Path) -> dict[str, str]:
+    """The files of an export by the sample ids that are no file names themselves."""
+    with (out / "ids.csv").open(encoding="utf-8", newline="") as file:
+        return {row["sample_id"]: row["file"] for row in csv.DictReader(file)}
 
 
 def test_lines_of_setup_are_the_sites_own_shell_and_stay_as_written(cluster, place, tmp_path, answer):
