@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from jobs import sites
 from jobs.compose import composed, settings
 from jobs.groups import find, user_folder
 from jobs.parser import helped, parser
+from jobs.preflight import Findings
 from jobs.runfolder import short
 from mvdiff.errors import InputError
+from mvdiff.progress import counted
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
-from slurm.offer import Partition, accounts, fitted, partitions
+from slurm.offer import Partition, accounts, fitted, partitions, span
 from slurm.patience import persevere
 
 HELP = """\
@@ -104,8 +107,14 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
     if talks:
         for one in there:
             console.print(f"{one.name:<16}{one.shown()}{' (the default one)' if one.default else ''}")
-    chosen = _partition(there, values, talks, console)
-    values = _asked(chosen, values, talks, console) | values
+    chosen = _partitions(there, values, talks, console)
+    charged = accounts()
+    findings = Findings()
+    for key in ("account", "gpus_per_node", "time_min"):
+        if values.get(key) is not None:
+            findings.look(partial(_refuse_impossible, key, values, chosen, charged))
+    findings.refuse()
+    values = _asked(chosen, charged, values, talks, console) | values
     values, refusal = _tried(values, tell)
     if refusal:
         raise RequestError(
@@ -147,46 +156,76 @@ def _shipped() -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _partition(there: list[Partition], values: dict[str, Any], talks: bool, console: Console) -> Partition:
+def _partitions(there: list[Partition], values: dict[str, Any], talks: bool, console: Console) -> list[Partition]:
+    """Those that jobs are to go to, of which SLURM takes one."""
     names = {one.name: one for one in there}
     asked = values.get("partition")
     if asked is None and talks:
         asked = Prompt.ask("partition", choices=list(names), default=there[0].name, console=console)
     if asked is None:
-        return there[0]
-    first = str(asked).split(",")[0]
-    if first not in names:
-        raise RequestError(
-            f"partition {first!r} does not exist on this cluster, or is down",
-            f"choose partition= from {', '.join(names)}",
-        )
-    return names[first]
+        return there[:1]
+    for name in str(asked).split(","):
+        if name not in names:
+            raise RequestError(
+                f"partition {name!r} does not exist on this cluster, or is down",
+                f"choose partition= from {', '.join(names)}",
+            )
+    return [names[name] for name in str(asked).split(",")]
 
 
-def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Console) -> dict[str, Any]:
+def _refuse_impossible(key: str, values: dict[str, Any], chosen: list[Partition], charged: list[str]) -> None:
+    """Refuse a value of ``key`` that no partition of ``chosen`` allows, or an account that is not ``charged``."""
+    value, named = values[key], ", ".join(one.name for one in chosen)
+    if key == "account":
+        # without accounting nobody knows which there are
+        if charged and value not in charged:
+            raise RequestError(f"account {value!r} is none of yours", f"choose account= from {', '.join(charged)}")
+    elif key == "gpus_per_node":
+        most = max(one.gpus_of_a_node for one in chosen)
+        if not 0 <= value <= most:
+            has = f"has more than {counted(most, 'GPU')}" if most else "has GPUs"
+            raise RequestError(
+                f"gpus_per_node={value} cannot be: no node of partition {named} {has}", f"give 0 to {most}"
+            )
+    else:
+        limits = [one.minutes for one in chosen if one.minutes is not None]
+        # a QOS may lift the limit of a partition
+        most = max(limits) if len(limits) == len(chosen) and values.get("qos") is None else None
+        if value < 1 or (most is not None and value > most):
+            ends = f"partition {named} ends jobs after {span(most)}" if most else "a job takes a minute at least"
+            raise RequestError(f"time_min={value} cannot be: {ends}", f"give 1 to {most}" if most else "give 1 or more")
+
+
+def _asked(
+    chosen: list[Partition], charged: list[str], given: dict[str, Any], talks: bool, console: Console
+) -> dict[str, Any]:
     """What the partition suggests, and what the user says to that; not what was ``given``."""
-    node = chosen.typical
-    values: dict[str, Any] = {"partition": chosen.name}
+    first = chosen[0]
+    node = first.typical
+    values: dict[str, Any] = {"partition": first.name}
 
     def number(key: str, text: str, suggested: int) -> None:
-        while talks and key not in given and values.get(key, -1) < 0:
-            values[key] = IntPrompt.ask(text, default=suggested, console=console)
-        if not talks and key not in given:
-            values[key] = suggested
+        while key not in given and key not in values:
+            said = IntPrompt.ask(text, default=suggested, console=console) if talks else suggested
+            try:
+                _refuse_impossible(key, given | {key: said}, chosen, charged)
+            except RequestError as refusal:
+                console.print(str(refusal))
+            else:
+                values[key] = said
 
     def text(key: str, question: str) -> str:
         if not talks or key in given:
             return ""
         return Prompt.ask(f"{question} (empty: none)", default="", show_default=False, console=console).strip()
 
-    charged = accounts() if "account" not in given else []
-    if len(charged) > 1 and talks:
+    if len(charged) > 1 and talks and "account" not in given:
         values["account"] = Prompt.ask("account", choices=charged, default=charged[0], console=console)
-    elif charged:
+    elif charged and "account" not in given:
         values["account"] = charged[0]
     number("gpus_per_node", f"GPUs of a node that a job takes, of {node.gpus}", min(node.gpus, 1))
     gpus = int(given.get("gpus_per_node", values.get("gpus_per_node", 0)) or 0)
-    kinds = {kind.gpu_type for kind in chosen.nodes if kind.gpus}
+    kinds = {kind.gpu_type for kind in first.nodes if kind.gpus}
     if gpus and node.gpus:
         if len(kinds) > 1:
             values["gpu_type"] = node.gpu_type
@@ -196,7 +235,7 @@ def _asked(chosen: Partition, given: dict[str, Any], talks: bool, console: Conso
             values["memory_per_gpu_gb"] = max(1, int(_SPARE * node.memory_gb / node.gpus))
     elif not {"cpus_per_gpu", "cpus_per_task"} & set(given):
         values["cpus_per_task"] = min(_CPUS, node.cpus)
-    number("time_min", "time limit of a job, in minutes", min(chosen.minutes or _DAY_MIN, _DAY_MIN))
+    number("time_min", "time limit of a job, in minutes", min(first.minutes or _DAY_MIN, _DAY_MIN))
     if named := text("modules", "environment modules to load, with spaces between"):
         values["modules"] = named.split()
     if folder := text("scratch", "folder on the nodes' own disks for temporary files"):

@@ -51,6 +51,11 @@ class Partition:
         return sum(kind.count * kind.gpus for kind in self.nodes)
 
     @property
+    def gpus_of_a_node(self) -> int:
+        """GPUs of the node that has most of them."""
+        return max(kind.gpus for kind in self.nodes)
+
+    @property
     def typical(self) -> Nodes:
         """Its kind of node with the most GPUs in all, or the most nodes where there are none."""
         return max(self.nodes, key=lambda kind: (kind.count * kind.gpus, kind.count))
@@ -61,7 +66,7 @@ class Partition:
         for kind in self.nodes:
             gpus = f"{kind.gpus} {kind.gpu_type or 'GPUs'}, " if kind.gpus else ""
             kinds.append(f"{kind.count} x ({gpus}{kind.cpus} CPUs, {kind.memory_gb:.0f} GiB)")
-        limit = "no time limit" if self.minutes is None else f"up to {_span(self.minutes)}"
+        limit = "no time limit" if self.minutes is None else f"up to {span(self.minutes)}"
         return f"{', '.join(kinds)}, {limit}"
 
 
@@ -161,7 +166,8 @@ def fitted(cluster: Cluster, tell: Callable[[str], None]) -> tuple[Cluster, str 
     return cluster, first
 
 
-def _span(minutes: int) -> str:
+def span(minutes: int) -> str:
+    """For people: 1 d 2 h 3 min."""
     days, rest = divmod(minutes, 1440)
     hours, rest = divmod(rest, 60)
     parts = [f"{number} {unit}" for number, unit in ((days, "d"), (hours, "h"), (rest, "min")) if number]

@@ -1,13 +1,16 @@
 """`mvdiff cluster new` on a real SLURM: what it finds out, and which requests it has SLURM try."""
 
 import os
+import pty
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from jobs.groups import user_folder
+from jobs.runfolder import source_root
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("plain")]
 
@@ -55,11 +58,54 @@ def test_the_account_and_the_partition_s_time_limit_are_taken_over(accounting_cl
 
 
 def test_what_slurm_refuses_is_told_and_nothing_written(cluster, mine, answer):
-    status, told = answer("cluster", "new", "lab", "partition=short", "time_min=60", "--yes")
-    assert status == 2 and "SLURM would not take a job of this kind" in told and "time limit" in told
+    status, told = answer("cluster", "new", "lab", "partition=short", "cpus_per_task=500", "--yes")
+    assert status == 2 and "SLURM would not take a job of this kind" in told and "More processors" in told
     status, told = answer("cluster", "new", "lab", "partition=nix", "--yes")
     assert status == 2 and "choose partition= from low, high, short" in told
     assert not mine.exists()
+
+
+def test_given_answers_that_cannot_be_are_told_all_at_once_with_what_is_possible(accounting_cluster, mine, answer):
+    given = ["partition=short", "account=theirs", "gpus_per_node=9", "time_min=60"]
+    status, told = answer("cluster", "new", "lab", *given, "--yes")
+    assert status == 2
+    assert told.splitlines() == [
+        "mvdiff: account 'theirs' is none of yours: choose account= from lab, root",
+        "mvdiff: gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
+        "mvdiff: time_min=60 cannot be: partition short ends jobs after 5 min: give 1 to 5",
+    ]
+    status, told = answer("cluster", "new", "lab", "partition=short,nix", "--yes")
+    assert status == 2 and "'nix' does not exist" in told and "choose partition= from low, high, short" in told
+    assert not mine.exists()
+
+
+def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine, tmp_path):
+    """As a person sits before it: at a terminal."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "jobs.cli", "cluster", "new", "lab", "partition=short"],
+        stdin=end, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(source_root()), "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(end)
+    os.write(
+        terminal,
+        "".join(f"{line}\n" for line in ("theirs", "lab", "9", "-1", "2", "60", "0", "3", "", "", "")).encode(),
+    )
+    shown = process.communicate(timeout=60)[0]
+    os.close(terminal)
+    assert process.returncode == 0, shown
+    for told in (
+        "Please select one of the available options",
+        "gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
+        "gpus_per_node=-1 cannot be: ",
+        "time_min=60 cannot be: partition short ends jobs after 5 min: give 1 to 5",
+        "time_min=0 cannot be: ",
+    ):
+        assert shown.count(told) == 1, (told, shown)
+    assert shown.count("account [lab/root] (lab): ") == 2
+    values = read(mine / "lab.yaml")
+    assert (values["account"], values["gpus_per_node"], values["time_min"]) == ("lab", 2, 3)
 
 
 def test_a_job_for_drained_nodes_is_queued_and_waits_for_them(cluster, answer, tmp_path, monkeypatch, eventually):
