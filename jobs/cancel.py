@@ -20,7 +20,7 @@ there is time for it, as on every stop. What is finished stays as it is; mvdiff 
 does not answer is waited for, and that is told.
 
 options
-  --job NNN-JOB  only this one (or train, generate ... for the newest of these)
+  --job NNN-JOB  only this one (or its number, or train, generate ... for the newest of these)
   --json         print one JSON object on standard output and nothing else there
 
 exit status

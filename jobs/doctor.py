@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from jobs.compose import composed, settings
+from jobs.groups import choices
 from jobs.job import JobFailed
 from jobs.room import less_memory
 from mvdiff.errors import InputError
 from mvdiff.generate.settings import GenerateSettings
-from mvdiff.model.gpu import GIB, Card, card
+from mvdiff.model.gpu import CARDS, GIB, Card, card
 from mvdiff.model.settings import ModelSettings
 from mvdiff.train.settings import TrainSettings
 from slurm.cluster import Cluster
@@ -74,7 +75,15 @@ def doctor(words: Sequence[str], as_json: bool) -> int:
     figures = _estimates(patient)
     if config.measure:
         figures |= {"measured": _measurements(patient, figures)}
-    print(json.dumps({"job": "doctor", "state": "done", **figures}) if as_json else table(figures))
+    if as_json:
+        print(json.dumps({"job": "doctor", "state": "done", **figures}))
+        return 0
+    print(table(figures))
+    given = {word.partition("=")[0] for word in words}
+    assumed = {"model": (patient.model.name, choices("model")), "card": (patient.card.name, [*CARDS, "GiB"])}
+    for key, (name, others) in assumed.items():
+        if key not in given:
+            print(f"{key}={name} was assumed: name yours with {key}=, of {', '.join(others)}")
     return 0
 
 

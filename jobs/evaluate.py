@@ -76,6 +76,7 @@ def work(config: DictConfig, context: Context) -> str:
         train,
         context.run.report,
         settings=settings(EvaluateSettings, config.evaluate, "evaluate"),
+        name=context.run.name,
     )
     write_json(context.run.report / "request.json", asked)
     return "done"

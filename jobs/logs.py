@@ -22,7 +22,7 @@ usage: mvdiff logs RUN [--job NNN-JOB] [--rank N] [--follow] [--failed] [--json]
 Prints the log of rank 0 of the newest job. A job that comes back goes on in the same log.
 
 options
-  --job NNN-JOB  another job: its whole name, or train, generate ... for the newest of these
+  --job NNN-JOB  another job: its name or number (002-train, 2), or train, generate ... for the newest of these
   --rank N       the log of rank N; of an array, that of member N
   --failed       the log of the process that failed first, which the others' errors only follow from
   --follow       go on until the job has ended, over its restarts, or until Ctrl-C

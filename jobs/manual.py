@@ -128,6 +128,8 @@ OWN_OPTIONS = {
     "verify": ["  --repair    generate again what is bad or missing of the result sets below PATH, and wait for it"],
 }
 
+_REQUIRED = "required: "
+
 STATUS = "  0 done or queued, 1 the job failed, 2 the request was wrong (one line says what and how to mend it)"
 
 
@@ -165,6 +167,9 @@ def page(job: str) -> str:
     operand = " PATH" if job in ("verify", "export") else ""
     own = _keys(CONFIGS / f"{job}.yaml")
     defaults = _defaults(CONFIGS / f"{job}.yaml")
+    if "data" in defaults:
+        needed = sum(_REQUIRED in line for line in own)
+        own.insert(needed, _key("data=", f"{_REQUIRED}{_values('data', defaults['data'])['path'][1]}"))
     width = max(22, *(len(f"{group}={chosen} ") for group, chosen in defaults.items()))
     groups = [f"  {f'{group}={chosen}':<{width}}of {', '.join(choices(group))}" for group, chosen in defaults.items()]
     lines = [
@@ -270,6 +275,10 @@ def _keys(path: Path) -> list[str]:
     """The file's own keys as help lines."""
     lines = []
     for key, value, comment in re.findall(r"^(\w+): +(.*?)(?:\s+# (.*))?$", path.read_text(), re.MULTILINE):
-        shown = f"{key}=" if value == "???" else f"{key}={value}"
-        lines.append(f"  {shown:<30}{comment}".rstrip())
+        needed = value == "???"
+        lines.append(_key(f"{key}=" if needed else f"{key}={value}", f"{_REQUIRED if needed else ''}{comment}"))
     return lines
+
+
+def _key(shown: str, meaning: str) -> str:
+    return f"  {shown:<30}{meaning}".rstrip()

@@ -43,13 +43,19 @@ def named_run(word: str) -> Run:
 
 
 def named_job(run: Run, word: str | None) -> JobFolder:
-    """The submission ``word`` (``002-train``, or ``train`` for the newest of these) of the run; None: its newest one.
+    """The submission ``word`` of the run (``002-train``, its number alone, or ``train`` for the newest of these); None:
+    its newest one.
 
     Raises:
         InputError: it has none of that name.
     """
     folders = run.jobs()
-    found = [folder for folder in folders if word in (None, folder.path.name, folder.job)]
+    numbered = f"{word.zfill(3)}-" if word and word.isdecimal() else None
+    found = [
+        folder
+        for folder in folders
+        if word in (None, folder.path.name, folder.job) or (numbered and folder.path.name.startswith(numbered))
+    ]
     if not found:
         raise InputError(
             f"run {run.name} has no job {word}", f"choose --job from {', '.join(one.path.name for one in folders)}"

@@ -28,7 +28,7 @@ those workers start again that failed. Where several jobs failed, the first in t
 which nothing failed is left alone.
 
 options
-  --job NNN-JOB  this one (or train, generate ... for the newest of these)
+  --job NNN-JOB  this one (or its number, or train, generate ... for the newest of these)
   --dry-run      print the exact batch script (or command) and submit nothing
   --wait         stay until the job ends, showing its log
   --json         print one JSON object on standard output and nothing else there

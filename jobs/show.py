@@ -21,7 +21,7 @@ command that makes it again. With --diff only the settings that differ from thos
 another run.
 
 options
-  --job NNN-JOB  another job: its whole name, or train, generate ... for the newest of these
+  --job NNN-JOB  another job: its name or number (002-train, 2), or train, generate ... for the newest of these
   --diff OTHER   another run, by name or folder
   --json         print one JSON object on standard output and nothing else there
 

@@ -29,13 +29,15 @@ from mvdiff.shard import CorruptRow, DamagedShard, Sample, ShardDataset
 _ANGLE_TOLERANCE = 1.0
 
 
-def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, settings: EvaluateSettings) -> Summary:
+def evaluate(
+    results: Path, truth: Path, train: Path | None, out: Path, *, settings: EvaluateSettings, name: str = ""
+) -> Summary:
     """Score the result set ``results`` against the shards ``truth`` and publish a report in the folder ``out``.
 
     ``train`` (shards of the training split) gives two baselines more: its mean and its nearest sample. Samples are
     read one at a time. A sample without a result, a result without a truth and a damaged row are named in the report
     and cost nothing else. ``out/index.html`` appears last, when all it shows is there; ``out/metrics.json`` holds
-    every number. One evaluation writes a given folder at a time.
+    every number. One evaluation writes a given folder at a time. ``name`` stands in the report's title.
 
     Raises ``InputError`` when nothing can be scored, or results, truth and training split do not fit together.
     """
@@ -88,7 +90,7 @@ def evaluate(results: Path, truth: Path, train: Path | None, out: Path, *, setti
         report = Report(
             summary, samples, [float(a) for a in azimuth], [float(e) for e in elevation], attributes,
             {"results": str(store.path), "truth": str(truth), "training split": str(train) if train else "not given"},
-            settings,
+            settings, name,
         )  # fmt: skip
         index = write_report(report, publication)
         write_json(out / "metrics.json", _as_json(report, publication.name))

@@ -35,6 +35,8 @@ class Report:
     paths: dict[str, str]
     """What was read."""
     settings: EvaluateSettings
+    name: str
+    """What is reported on; may be empty."""
 
     def provenance(self) -> dict[str, str]:
         """Where the figures come from, in the order in which people ask."""

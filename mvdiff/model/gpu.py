@@ -8,7 +8,7 @@ from mvdiff.errors import InputError
 
 GIB = 2**30
 
-_KNOWN = {
+CARDS = {
     "rtx4090-24gb": 23.5,
     "a100-40gb": 39.4,
     "l40s-48gb": 44.4,
@@ -16,7 +16,7 @@ _KNOWN = {
     "h100-80gb": 79.1,
     "h200-141gb": 139.7,
 }
-"""GiB that the driver reports as a card's total, which is less than its name says."""
+"""Cards by name, and the GiB that the driver reports as their total, which is less than its name says."""
 
 _CONTEXT = 0.7 * GIB
 """Bytes of the CUDA context with the kernels of torch, cuBLAS and cuDNN."""
@@ -53,8 +53,8 @@ def card(value: str | float) -> Card:
         if not (math.isfinite(gib) and gib > 0):
             raise InputError(f"card={value}", "give a number of GiB above 0")
         return Card(f"{gib:g} GiB", int(gib * GIB))
-    found = [name for name in _KNOWN if name.startswith(text)]
-    if text in _KNOWN or len(found) == 1:
-        return Card(found[0], int(_KNOWN[found[0]] * GIB))
-    near = found or difflib.get_close_matches(text, _KNOWN) or list(_KNOWN)
+    found = [name for name in CARDS if name.startswith(text)]
+    if text in CARDS or len(found) == 1:
+        return Card(found[0], int(CARDS[found[0]] * GIB))
+    near = found or difflib.get_close_matches(text, CARDS) or list(CARDS)
     raise InputError(f"card={value} is {'not one card' if found else 'unknown'}", f"choose {', '.join(near)}, or GiB")

@@ -44,6 +44,16 @@ def test_help_of_a_job_is_a_first_screen_with_every_key_of_its_file(name, capsys
         assert part in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"), [("train", ["run", "data"]), ("export", ["path", "out"]), ("synth", ["run"])]
+)
+def test_help_of_a_job_begins_with_the_keys_that_it_cannot_do_without(name, needed, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out.partition("\nkeys\n")[2].splitlines()
+    assert [line.split("=")[0].strip() for line in shown if "required: " in line] == needed
+    assert [line.split("=")[0].strip() for line in shown[: len(needed)]] == needed
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_composing_a_job_imports_no_torch(name):
     check = (

@@ -107,6 +107,14 @@ def test_the_table_says_what_fits_and_what_to_do(capsys):
     assert "does not fit, not even train.micro_batch=1" in shown and "lower generate.batch" in shown
 
 
+def test_what_nobody_named_is_said_to_be_assumed(capsys):
+    assert main([*TINY, "card=80"]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    assert main(TINY) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "assumed" in line)
+    assert line.startswith("card=h100-80gb was assumed: name yours with card=, of ") and "a100-40gb" in line
+
+
 def test_a_measurement_stands_beside_the_estimate(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_refuse_no_gpu", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,14 @@ def test_show_tells_settings_differences_and_the_command(here, answer):
     assert shown["command"] == f"cd {here} && mvdiff synth run=one {' '.join(SYNTH)} seed=1"
     differs = answer("show", "one", "--diff", "two", "--json")[1]["differences"]
     assert differs == {"run": ["one", "two"], "seed": [1, 2]}
+    shutil.rmtree(here / "runs" / "one" / "shards")
+    assert answer("synth", "run=one", *SYNTH, "seed=1", "--wait")[0] == 0
+    assert [answer("show", "one", "--job", word, "--json")[1]["of"] for word in ("1", "002", "02", "2", "synth")] == [
+        "001-synth", *["002-synth"] * 4,
+    ]  # fmt: skip
+    assert answer("logs", "one", "--job", "1", "--json")[1]["of"] == "001-synth"
+    status, told = answer("logs", "one", "--job", "0")
+    assert status == 2 and "choose --job from 001-synth, 002-synth" in told
     assert "seed: 1 | 2" in answer("show", "one", "--diff", "two")[1]
 
 

@@ -81,7 +81,7 @@ def test_every_arrow_with_an_interruption_and_a_killed_worker(lab, capsys):
     assert sorted(store.ids()) == sorted(inputs.ids)
 
     assert main(["evaluate", "run=lab", "data=runs/lab/shards/heldout", "--wait"]) == 0
-    assert (lab.report / "index.html").is_file()
+    assert f"<title>{lab.name}: generated views of " in (lab.report / "index.html").read_text()
     assert main(["verify", str(lab.path)]) == 0
     assert main(["export", str(lab.results), "out=views"]) == 0
     for sample_id, views in store:

@@ -37,7 +37,16 @@ def report(values: list[float], page: int, name: str = "body", **changes) -> Rep
     )  # fmt: skip
     angles = [0.0, 60.0, 120.0, 180.0, 240.0, 300.0]
     made = {"checkpoint": changes.get("checkpoint", "abc")}
-    return Report(summary, samples, angles, [0.0] * 6, made, {"truth": "there"}, EvaluateSettings(1, 24, page))
+    return Report(
+        summary,
+        samples,
+        angles,
+        [0.0] * 6,
+        made,
+        {"truth": "there"},
+        EvaluateSettings(1, 24, page),
+        changes.get("of", ""),
+    )
 
 
 def published(out, content: Report) -> str:
@@ -47,10 +56,18 @@ def published(out, content: Report) -> str:
     return text
 
 
+def test_titles_say_whose_views_they_are_and_how_many(tmp_path):
+    text = published(tmp_path / "out", report([0.1, 0.2, 0.3], 2, "sample", of="mice"))
+    assert "<title>mice: generated views of 3 samples</title>" in text and "<h1>mice: six views" in text
+    (page,) = (path.read_text() for path in (tmp_path / "out").glob("files-*/page-2.html"))
+    assert "<title>mice: samples, page 2 of 2</title>" in page
+    assert "<title>Generated views of 1 sample</title>" in published(tmp_path / "one", report([0.1], 2, "sample"))
+
+
 def test_hostile_names_are_escaped_on_every_page(tmp_path):
     content = report(
         [0.1, 0.2, 0.3], 1, HOSTILE, missing={HOSTILE: HOSTILE}, unexpected=[HOSTILE], unreadable={HOSTILE: HOSTILE},
-        shared_recordings=[HOSTILE], checkpoint=HOSTILE,
+        shared_recordings=[HOSTILE], checkpoint=HOSTILE, of=HOSTILE,
     )  # fmt: skip
     text = published(tmp_path / "out", content)
     pages = [text, *(path.read_text() for path in (tmp_path / "out").glob("files-*/page-*.html"))]
