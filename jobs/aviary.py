@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from jobs.canary import HEAVY, Canary, reports
 from jobs.runfolder import JobFolder, Run, Taken
 from mvdiff.durable import write_json
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from slurm.canary import array, clock, comeback, commands, environment, filesystem, gpu, network, preemption, warning
 from slurm.canary.finding import CHANGE, Finding
 from slurm.canary.report import Figures, Reports
@@ -79,7 +79,7 @@ class Aviary:
             raise InputError(f"preempted_by={by} is no partition", f"choose from {', '.join(known)}")
         available = sum(persevere(lambda: nodes(cluster.partition), tell).values())
         if available < config.nodes:
-            tell(f"only {available} nodes of the partition take jobs now")
+            tell(f"only {counted(available, 'node')} of the partition can take jobs now")
             config.nodes = max(available, 1)
         while True:
             folder = run.next_job("doctor")
@@ -297,8 +297,8 @@ class Aviary:
         return Finding(
             part,
             CHANGE,
-            f"the canary {self._sent[name].shown} ended ({ended}) and told of {told} ranks of {self._expected(part)}"
-            + (f"; its log ends: {words}" if words else "; it left no log here"),
+            f"the canary {self._sent[name].shown} ended ({ended}) and told of {counted(told, 'rank')} "
+            f"of {self._expected(part)}" + (f"; its log ends: {words}" if words else "; it left no log here"),
             f"see {self._folder.logs}" if words else "choose runs= on a file system that the nodes share",
         )
 

@@ -17,7 +17,7 @@ from jobs import manual, sites
 from jobs.aviary import PARTS, Aviary
 from jobs.compose import composed, settings
 from jobs.runfolder import short
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from slurm.canary.finding import CHANGE, Finding
 from slurm.cluster import Cluster
 
@@ -126,7 +126,7 @@ def written(site: str, words: Sequence[str], findings: list[Finding]) -> str:
     learned = {one.part: [f"{finding} ({day})" for finding in findings if finding.part == one.part] for one in findings}
     sites.update(file, changes, learned)
     keys = "".join(f", {key}: {value}" for key, value in changes.items())
-    return f"written to {short(file)}: {len(findings)} findings{keys}"
+    return f"written to {short(file)}: {counted(len(findings), 'finding')}{keys}"
 
 
 def _print(finding: Finding) -> None:

@@ -19,8 +19,7 @@ from jobs.groups import find, user_folder
 from jobs.parser import helped, parser
 from jobs.preflight import Findings
 from jobs.runfolder import short
-from mvdiff.errors import InputError
-from mvdiff.progress import counted
+from mvdiff.errors import InputError, counted
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.offer import Partition, accounts, fitted, partitions, span

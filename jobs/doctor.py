@@ -13,7 +13,7 @@ from jobs.compose import composed, settings
 from jobs.groups import choices
 from jobs.job import JobFailed
 from jobs.room import less_memory
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.generate.settings import GenerateSettings
 from mvdiff.model.gpu import CARDS, GIB, Card, card
 from mvdiff.model.settings import ModelSettings
@@ -214,7 +214,7 @@ def table(figures: Figures) -> str:
         label = {"averages": "averaged weights", "moments": "AdamW's moments"}.get(name, name.replace("_", " "))
         rows.append((f"  {label}", f"{training[f'{name}_gib']:.1f}"))
     rows += _measured_rows(measured.get("training"), measured)
-    how = f"{generation['batch']} samples at once, {_PRECISION[generation['mixed_precision']]}"
+    how = f"{counted(generation['batch'], 'sample')} at once, {_PRECISION[generation['mixed_precision']]}"
     rows += [("", ""), (f"generating {how}", "GiB")]
     rows += [("  peak", f"{generation['peak_gib']:.1f}"), *_measured_rows(measured.get("generation"), measured)]
     width = max(len(label) for label, _ in rows) + 2

@@ -15,7 +15,7 @@ from jobs.job import Context, JobFailed, Writes, tell_unused_gpus
 from jobs.preflight import Findings
 from jobs.runfolder import Run
 from jobs.shards import check_coming, check_readable, tell_left_out
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.generate.asked import Asked
 from mvdiff.generate.hosts import bad_hosts
 from mvdiff.generate.ledger import Ledger, read_ledger
@@ -162,7 +162,9 @@ def prepare(config: DictConfig, run: Run | None) -> str | None:
         return None
     quarantined = sum(one.quarantined for one in now)
     left_out = f", {quarantined} quarantined" if quarantined else ""
-    return f"all is done, {sum(one.done for one in now)} of {sum(one.samples for one in now)} samples{left_out}"
+    return (
+        f"all is done, {sum(one.done for one in now)} of {counted(sum(one.samples for one in now), 'sample')}{left_out}"
+    )
 
 
 def _refuse_unplanned(config: DictConfig, run: Run) -> None:
@@ -198,7 +200,7 @@ def unfinished(config: DictConfig, run: Run) -> str | None:
     """How many samples are neither made nor quarantined."""
     now = [status(folder) for folder in _folders(config, run)]
     left = sum(one.samples - one.done - one.quarantined for one in now)
-    return f"left {left} of {sum(one.samples for one in now)} samples undone" if left else None
+    return f"left {left} of {counted(sum(one.samples for one in now), 'sample')} undone" if left else None
 
 
 def bad_nodes(config: DictConfig, run: Run) -> dict[str, str]:

@@ -13,7 +13,7 @@ from jobs import JOBS
 from jobs.compose import settings
 from jobs.runfolder import JobFolder, Run
 from mvdiff.durable import alone
-from mvdiff.errors import Hopeless, InputError
+from mvdiff.errors import Hopeless, InputError, counted
 from mvdiff.events import EventLog
 from slurm.cluster import Cluster
 from slurm.place import Place
@@ -111,8 +111,8 @@ def tell_unused_gpus(config: DictConfig, place: Place) -> None:
     asked = config.cluster.gpus_per_node
     if place.first and asked and not torch.cuda.is_available():
         print(
-            f"{asked} GPUs of a node were asked for and torch {torch.__version__} sees none on {place.node}: "
-            "this computes on the CPU (mvdiff doctor cluster=SITE tells more)",
+            f"{counted(asked, 'GPU of a node was', 'GPUs of a node were')} asked for and torch {torch.__version__} "
+            f"sees none on {place.node}: this computes on the CPU (mvdiff doctor cluster=SITE tells more)",
             flush=True,
         )
 

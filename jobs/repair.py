@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.launch import Request, launch
 from jobs.verify import told
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.generate.asked import Asked
 from mvdiff.generate.audit import audit
 from mvdiff.generate.plan import Plan, find_sets
@@ -41,7 +41,7 @@ def repair(path: Path, words: Sequence[str], as_json: bool, dry_run: bool) -> in
         if found.missing or found.flawed:
             asked = _words(folder)
             if dry_run:
-                print(f"{folder}: {len(found.missing)} samples would be made again")
+                print(f"{folder}: {counted(len(found.missing), 'sample')} would be made again")
                 continue
             with redirect_stdout(io.StringIO()):
                 # what a generation would refuse is told before anything is unpublished

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mvdiff.errors import InputError, one_line
+from mvdiff.errors import InputError, counted, one_line
 from mvdiff.shard import ShardIndex, verify
 
 _TOLD = 10
@@ -45,9 +45,9 @@ def check_coming(data: DictConfig, coming: Sequence[Path]) -> None:
 def tell_left_out(index: ShardIndex, unknown: Sequence[str]) -> None:
     """Name on standard error the shards that ``index`` lacks, and the asked ids that none of its shards holds."""
     whys = list(index.unreadable.values())
-    lines = whys[:_TOLD] + ([f"{len(whys) - _TOLD} more shards that cannot be read"] if whys[_TOLD:] else [])
+    lines = whys[:_TOLD] + ([f"{counted(len(whys) - _TOLD, 'more shard')} that cannot be read"] if whys[_TOLD:] else [])
     if unknown:
-        more = f" and {len(unknown) - 1} more ids" if len(unknown) > 1 else ""
+        more = f" and {counted(len(unknown) - 1, 'more id')}" if len(unknown) > 1 else ""
         lines.append(f"sample {unknown[0][:200]!r}{more}, in no shard that can be read")
     for line in lines:
         print(f"mvdiff: left out: {one_line(line)}", file=sys.stderr)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from jobs.job import Context, JobFailed
 from jobs.runfolder import Run
-from mvdiff.errors import InputError, one_line
+from mvdiff.errors import InputError, counted, one_line
 from mvdiff.generate.audit import Audit, audit
 from mvdiff.generate.plan import find_sets
 from mvdiff.shard import ShardReader, find_shards, verify_shards
@@ -50,12 +50,12 @@ def work(config: DictConfig, context: Context) -> str:
         for row in report.bad:
             print(row, flush=True)
         bad += len(report.bad)
-        print(f"{report.shards} shards, {report.bytes / 1e6:.1f} MB read", flush=True)
+        print(f"{counted(report.shards, 'shard')}, {report.bytes / 1e6:.1f} MB read", flush=True)
     if checkpoints:
-        print(f"{len(checkpoints)} checkpoints read", flush=True)
+        print(f"{counted(len(checkpoints), 'checkpoint')} read", flush=True)
     if bad or missing:
-        again = f", {missing} samples missing: mvdiff verify {path} --repair makes them" if missing else ""
-        raise JobFailed(f"{bad} bad rows and files in {path}{again}")
+        again = f", {counted(missing, 'sample')} missing: mvdiff verify {path} --repair makes them" if missing else ""
+        raise JobFailed(f"bad rows or files: {bad} in {path}{again}")
     return "done"
 
 
@@ -65,14 +65,14 @@ def told(folder: Path, found: Audit) -> Audit:
         for row in one.bad:
             print(row, flush=True)
         if not one.bad:
-            print(f"{one.path} lacks {len(one.lost)} samples that did not fail", flush=True)
+            print(f"{one.path} lacks {counted(len(one.lost), 'sample')} that did not fail", flush=True)
     for sample_id in found.missing[:_TOLD]:
         print(one_line(f"{folder}: missing: {sample_id[:200]!r}"), flush=True)
     if len(found.missing) > _TOLD:
         print(f"{folder}: and {len(found.missing) - _TOLD} more", flush=True)
     print(
-        f"{folder}: {found.good} of {found.samples} samples good, {len(found.quarantined)} quarantined, "
-        f"{len(found.missing)} missing; {found.files} files, {found.bytes / 1e6:.1f} MB read",
+        f"{folder}: {found.good} of {counted(found.samples, 'sample')} good, {len(found.quarantined)} quarantined, "
+        f"{len(found.missing)} missing; {counted(found.files, 'file')}, {found.bytes / 1e6:.1f} MB read",
         flush=True,
     )
     return found

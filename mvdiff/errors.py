@@ -9,6 +9,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``number`` and the words for it: ``one``, or ``many``, which is ``one`` with an s unless it is given."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 class Hopeless(Exception):
     """What another attempt with the same input would meet again: a job that ends so does not start again by itself."""
 

@@ -17,7 +17,7 @@ import xxhash
 
 from mvdiff import facelift, portrait, turntable
 from mvdiff.durable import write_json, write_text
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.picture import MASKS
 from mvdiff.progress import Progress
 from mvdiff.rig import readable, rig
@@ -287,21 +287,22 @@ def _remarks(found: Survey, settings: PackSettings) -> list[str]:
     remarks = []
     without = sum(not candidate.with_alpha for candidate in found.good)
     if 0 < without < len(found.good):
-        remarks.append(f"{without} of {len(found.good)} samples have no alpha, so it is packed for none")
+        remarks.append(f"no alpha with {without} of {len(found.good)} samples, so it is packed for none")
     coloured = [c for c in found.good if not c.with_alpha and c.white_border < _WHITE_GROUND]
     if coloured:
         remarks.append(
-            f"{len(coloured)} samples have neither alpha nor a white ground, which a model would learn as part of the "
-            f"mouse: of {coloured[0].sample_id}'s border {coloured[0].white_border:.0%} is white; give masks"
+            f"{counted(len(coloured), 'sample has', 'samples have')} neither alpha nor a white ground, which a model "
+            f"would learn as part of the mouse: of {coloured[0].sample_id}'s border "
+            f"{coloured[0].white_border:.0%} is white; give masks"
         )
     other = [candidate for candidate in found.good if candidate.fov_error > _FOV_TOLERANCE]
     if other:
         remarks.append(
-            f"{len(other)} samples have another field of view than the rig's {rig(settings.rig).fov:g} degrees: "
-            f"{other[0].sample_id} by {other[0].fov_error:.1f}"
+            f"{counted(len(other), 'sample has', 'samples have')} another field of view than the rig's "
+            f"{rig(settings.rig).fov:g} degrees: {other[0].sample_id} by {other[0].fov_error:.1f}"
         )
     if found.refused:
-        remarks.append(f"{len(found.refused)} samples were refused: see {REFUSED}")
+        remarks.append(f"{counted(len(found.refused), 'sample was', 'samples were')} refused: see {REFUSED}")
     return remarks
 
 

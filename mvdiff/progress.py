@@ -16,11 +16,6 @@ _BRIEF = 1.0
 """Seconds that need no report."""
 
 
-def counted(number: int, what: str) -> str:
-    """``number`` with the word for it, which takes an s: 1 sample, 2 samples."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
     """Seconds as people read them: ``42s``, ``3m05s``, ``2h10m``."""
     whole = round(seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.evaluate.foreground import WHITE_DISTANCE
 from mvdiff.progress import Progress
 from mvdiff.rig import Rig, angle_between, field_of_view
@@ -77,7 +77,7 @@ def survey(
             progress.advance()
     if refused and (strict or not good):
         error = refused[0][1]
-        more = f" ({len(refused) - 1} more samples are bad)" if len(refused) > 1 else ""
+        more = f" ({counted(len(refused) - 1, 'more sample is', 'more samples are')} bad)" if len(refused) > 1 else ""
         hint = "; or leave bad samples out with strict=false" if good else ""
         raise InputError(error.what, f"{error.mend}{hint}{more}")
     return Survey([good[sample_id] for sample_id in sorted(good)], [(name, str(error)) for name, error in refused])

@@ -96,9 +96,9 @@ class Submitter:
                 self._tell("SLURM names no node that could run this now, and some of the partition are down or drained")
                 return
             raise RequestError(
-                f"SLURM would not take this job ({reason(error)}), which asks for {cluster.time_min} min on "
-                f"{cluster.nodes} nodes, each with {cluster.tasks} tasks of {cluster.cpus} CPUs, "
-                f"{cluster.gpus_per_node} GPUs, {' '.join(cluster.memory.values()) or 'no'} memory named",
+                f"SLURM would not take this job ({reason(error)}), which asks for {cluster.time_min} min, "
+                f"nodes: {cluster.nodes}, tasks a node: {cluster.tasks}, CPUs a task: {cluster.cpus}, "
+                f"GPUs a node: {cluster.gpus_per_node}, memory: {' '.join(cluster.memory.values()) or 'not named'}",
                 "change cluster.nodes, .gpus_per_node, .cpus_per_task, .memory_gb, .time_min, or another it names",
             ) from None
 

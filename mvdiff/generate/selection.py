@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from json import JSONDecodeError
 from pathlib import Path
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.shard import ShardIndex
 
 
@@ -81,7 +81,7 @@ def choose(index: ShardIndex, ids: Sequence[str] | None, limit: int | None) -> t
     if unknown and not (positions and index.unreadable):
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         if index.unreadable:
-            more += f", and {len(index.unreadable)} shards cannot be read, among them {next(iter(index.unreadable))}"
+            more += f", and {counted(len(index.unreadable), 'shard')} cannot be read, as {next(iter(index.unreadable))}"
         raise InputError(
             f"no sample is called {unknown[0][:200]!r}{more}", "give ids of the data set, as ids=A,B or ids=@FILE"
         )

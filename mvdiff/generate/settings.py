@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import xxhash
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.model.settings import SAMPLERS
 from mvdiff.rig import VIEWS
 
@@ -153,8 +153,8 @@ class Recipe:
         low, high = self.guidance_interval
         interval = "" if (low, high) == (0, 1) else f" in [{low:g}, {high:g}]"
         return (
-            f"input view {self.reference_view}, {self.sampler}, {self.steps} steps, guidance {self.guidance:g}"
-            f"{interval}, seed {self.seed}, {self.size} px, checkpoint {self.checkpoint[:8]}"
+            f"input view {self.reference_view}, {self.sampler}, {counted(self.steps, 'step')}, "
+            f"guidance {self.guidance:g}{interval}, seed {self.seed}, {self.size} px, checkpoint {self.checkpoint[:8]}"
         )
 
     def attributes(self) -> dict[str, str | int | float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvdiff.errors import one_line
+from mvdiff.errors import counted, one_line
 from mvdiff.generate.lease import FOLDER, TWIN, LeaseBook
 from mvdiff.generate.ledger import read_ledger
 from mvdiff.generate.owner import Owner
@@ -74,7 +74,7 @@ class Status:
         """The same for a person: all in one line, then the workers that hold a slice, then what was left out."""
         share = self.done / self.samples if self.samples else 1.0
         counts = (
-            f"{self.done} of {self.samples} samples done ({share:.0%}), {self.running} running, "
+            f"{self.done} of {counted(self.samples, 'sample')} done ({share:.0%}), {self.running} running, "
             f"{self.quarantined} quarantined, {self.missing} missing"
         )
         speed = f"; {self.samples_per_second:.2f} samples/s" if self.samples_per_second else ""

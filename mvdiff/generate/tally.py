@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvdiff.errors import counted
 from mvdiff.generate.ledger import FOLDER as LEDGER
 from mvdiff.generate.plan import SLICE_FILE, segment_path
 
@@ -36,7 +37,7 @@ class Tally:
         """For people."""
         share = self.done / self.samples if self.samples else 1.0
         more = f", {self.quarantined} quarantined" if self.quarantined else ""
-        return f"{self.done} of {self.samples} samples done ({share:.0%}){more}"
+        return f"{self.done} of {counted(self.samples, 'sample')} done ({share:.0%}){more}"
 
 
 def tally(folder: Path) -> Tally | None:

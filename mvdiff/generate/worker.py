@@ -292,7 +292,7 @@ class _Worker:
     def _note_halved(self, length: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         self._scribe.do(lambda: self._ledger.halved(length, reason))
-        _say(f"out of memory: from here on {length} samples a call ({reason})")
+        _say(f"out of memory: from here on generate.batch={length} ({reason})")
 
     def _note_full(self, error: Exception) -> None:
         # The ledger lies on the disk that is full.

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.progress import Progress
 from mvdiff.rig import readable
 from mvdiff.shard.reader import ShardReader
@@ -139,7 +139,7 @@ class ShardIndex:
             else:
                 raise found
         if not read:
-            more = f", nor can the other {len(unreadable) - 1} shards be read" if len(unreadable) > 1 else ""
+            more = f", nor can {counted(len(unreadable) - 1, 'other shard')} be read" if len(unreadable) > 1 else ""
             raise InputError(
                 f"{next(iter(unreadable.values()))}{more}", "restore from a copy, or delete and write again"
             )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvdiff.errors import Hopeless, InputError, one_line
+from mvdiff.errors import Hopeless, InputError, counted, one_line
 from mvdiff.events import EventLog
 from mvdiff.model.build import create
 from mvdiff.model.settings import ModelSettings
@@ -284,7 +284,7 @@ class Trainer:
         if over:
             self.log(f"already done: {newest}, {over}")
         else:
-            self.log(f"going on from {newest.name} of {settings.steps} steps")
+            self.log(f"going on from {newest.name} of {counted(settings.steps, 'step')}")
             self.events.write("resumed", step=step, checkpoint=newest.name, world_size=self.group.world_size)
         return {"step": step, "history": history.written(), "over": over}
 
@@ -292,8 +292,10 @@ class Trainer:
         """A new model, saved as step 0."""
         settings, samples = self.settings, len(self.sources.training)
         prior = self.sources.prior
-        beside = f", {settings.prior_share:.0%} of each batch from {len(prior)} others" if prior is not None else ""
-        self.log(f"starting a new run of {settings.steps} steps on {samples} samples{beside}")
+        beside = ""
+        if prior is not None:
+            beside = f", {settings.prior_share:.0%} of each batch from {counted(len(prior), 'other')}"
+        self.log(f"starting a new run of {counted(settings.steps, 'step')} on {counted(samples, 'sample')}{beside}")
         for left in self.folders.validation.glob("step-*"):
             left.unlink()
         model = create(self.model_settings, self._fitting_views(), settings.seed)

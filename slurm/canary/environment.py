@@ -57,12 +57,12 @@ def judge(login: Figures, reports: list[Figures], heavy: str) -> list[Finding]:
                 )
             )
     if not findings:
+        where = f"all {len(reports)} ranks" if len(reports) > 1 else "the one rank"
         findings.append(
             Finding(
                 "environment",
                 OK,
-                f"Python {login['python']} and its {len(login['packages'])} packages are the same in all "
-                f"{len(reports)} ranks",
+                f"Python {login['python']} and its {len(login['packages'])} packages are the same in {where}",
             )
         )
     for report in reports:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from slurm.canary.finding import CHANGE, OK, Finding, some
+from slurm.canary.finding import CHANGE, OK, Finding, counted, some
 from slurm.canary.report import Figures
 
 _QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
@@ -42,7 +42,7 @@ def judge(reports: list[Figures], asked: int, of_a_rank: int) -> list[Finding]:
             Finding(
                 "gpus",
                 CHANGE,
-                f"CUDA sees {first['cuda']} of {of_a_rank} GPUs in {some(who)} ({driver}, "
+                f"CUDA sees {first['cuda']} of {counted(of_a_rank, 'GPU')} in {some(who)} ({driver}, "
                 f"CUDA_VISIBLE_DEVICES={first['allotted']})",
                 "install the torch build for that driver, choose cluster.partition= or cluster.constraint= with GPUs, "
                 "or say cluster.gpus_per_node=0",
@@ -50,7 +50,7 @@ def judge(reports: list[Figures], asked: int, of_a_rank: int) -> list[Finding]:
         ]
     kinds = sorted({tuple(card) for report in reports for card in report["cards"]})
     cards = [f"{name}, {int(memory) / 1024:.0f} GiB, driver {driver}" for name, memory, driver in kinds]
-    seen = f"{asked} GPUs a node are usable in every rank"
+    seen = f"{counted(asked, 'GPU')} a node usable in every rank"
     if len({kind[:2] for kind in kinds}) > 1:
         return [
             Finding(

@@ -1,6 +1,6 @@
 """What the ranks' summing of tensors, which somebody else measures, says of the network between them."""
 
-from slurm.canary.finding import CHANGE, OK, Finding
+from slurm.canary.finding import CHANGE, OK, Finding, counted
 from slurm.canary.report import Figures
 
 SLOW_GB_S = 1.0
@@ -22,7 +22,7 @@ def judge(reports: list[Figures], nodes: int) -> list[Finding]:
             Finding(
                 "network",
                 CHANGE,
-                f"{len(reports)} ranks on {nodes} nodes cannot sum a tensor ({wrong})",
+                f"{counted(len(reports), 'rank')} on {counted(nodes, 'node')} cannot sum a tensor ({wrong})",
                 "name the network between the nodes (ip -br addr on one of them) in cluster.network_interface=ib0, or "
                 "train with cluster.nodes=1",
             )
@@ -30,7 +30,8 @@ def judge(reports: list[Figures], nodes: int) -> list[Finding]:
     first = reports[0]
     speed = min(report["bus_gb_s"] for report in reports)
     kind = "NCCL all-reduce" if first["backend"] == "nccl" else "gloo all-reduce (no GPU was asked for or seen)"
-    said = f"{kind} of {first['mib']} MiB, {len(reports)} ranks on {nodes} nodes: {speed:.2f} GB/s"
+    ranks = f"{counted(len(reports), 'rank')} on {counted(nodes, 'node')}"
+    said = f"{kind} of {first['mib']} MiB, {ranks}: {speed:.2f} GB/s"
     if first["interface"]:
         said += f", meeting on {first['interface']}"
     if first["backend"] == "nccl" and nodes > 1 and speed < SLOW_GB_S:

@@ -54,7 +54,8 @@ def judge(reports: list[Figures], asked_s: float, ranks: int, allowed_s: int) ->
             )
         ]
     leads = [report["ends"] - report["heard"]["SIGUSR2"] for report in reports]
-    said = f"the warning comes in all {ranks} ranks, {min(leads):.0f} s before the end ({asked_s:.0f} s were asked for)"
+    where = f"all {ranks} ranks" if ranks > 1 else "the one rank"
+    said = f"the warning comes in {where}, {min(leads):.0f} s before the end ({asked_s:.0f} s were asked for)"
     if min(leads) < asked_s - 5:
         late = allowed_s + math.ceil(asked_s - min(leads))
         mend = f"cluster.signal_late_s={late} has it asked for earlier"

@@ -210,8 +210,8 @@ def test_alpha_is_packed_only_if_all_have_it(source, tmp_path):
     report = pack(source, tmp_path / "out", SETTINGS)
     assert not report.with_alpha
     without, ground = report.remarks
-    assert without == "1 of 11 samples have no alpha, so it is packed for none"
-    assert ground.startswith("1 samples have neither alpha nor a white ground") and "mouse-005" in ground
+    assert without == "no alpha with 1 of 11 samples, so it is packed for none"
+    assert ground.startswith("1 sample has neither alpha nor a white ground") and "mouse-005" in ground
     assert all(sample.alpha is None for sample in ShardDataset(tmp_path / "out"))
 
 

@@ -147,7 +147,7 @@ def test_a_ground_that_is_not_white_is_remarked_on_and_masks_silence_that(tmp_pa
     report = pack(tmp_path / "source", tmp_path / "out", SETTINGS)
     assert report is not None
     (remark,) = report.remarks
-    assert remark.startswith("1 samples have neither alpha nor a white ground") and "b's border 0% is white" in remark
+    assert remark.startswith("1 sample has neither alpha nor a white ground") and "b's border 0% is white" in remark
     for name in ("a", "b"):
         for k in range(6):
             mask(tmp_path / "source" / name / "masks" / f"{k}.png")

@@ -160,7 +160,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(bench, calm, sampler, 
     assert bench.hashes(plan.folder) == calm
     assert calls == [2] + [1] * 10, "it is tried once, not with every batch"
     assert [line["length"] for line in read_ledger(plan.folder) if line["kind"] == "halved"] == [1]
-    assert "1 samples a call" in capsys.readouterr().err
+    assert "from here on generate.batch=1" in capsys.readouterr().err
 
 
 def test_output_of_the_wrong_shape_is_a_failure_of_the_sampler(bench, sampler):

@@ -71,7 +71,7 @@ def test_an_id_may_lie_in_a_shard_that_cannot_be_read(bench):
     (bench.data / "b.h5").write_bytes(b"")
     index = ShardIndex.scan_readable(bench.data)
     assert choose(index, ["mouse-001", "mouse-007"], None) == ([1], ["mouse-007"])
-    with pytest.raises(InputError, match=r"no sample is called 'mouse-007', and 1 shards cannot be read"):
+    with pytest.raises(InputError, match=r"no sample is called 'mouse-007', and 1 shard cannot be read"):
         choose(index, ["mouse-007"], None)
 
 
