@@ -270,8 +270,20 @@ class Aviary:
         for name in told[0]["folders"]:
             rows = [{"node": row["node"], "rank": row["rank"], **row["folders"][name]} for row in told]
             shown = str(self.path.parent.parent.parent) if name == "own" else name
-            findings += filesystem.judge(shown, rows, needed=name == "own")
+            judged = filesystem.judge(shown, rows, needed=name == "own")
+            if name == "own":
+                judged[0] = replace(judged[0], learned=self._shared(shown, judged))
+            findings += judged
         return findings
+
+    def _shared(self, folder: str, judged: list[Finding]) -> dict[str, Any]:
+        """The folders that are known to be shared, now that the one of all runs was ``judged``; none if that is no
+        news."""
+        known = self._cluster.shared
+        good = all(finding.level != CHANGE for finding in judged)
+        if good == (folder in known):
+            return {}
+        return {"shared": [*known, folder] if good else [one for one in known if one != folder]}
 
     def _preemption(self, told: list[Figures]) -> list[Finding]:
         promise = preemption.promised(self._cluster.partition)

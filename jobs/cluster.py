@@ -180,11 +180,11 @@ def _refuse_impossible(key: str, values: dict[str, Any], chosen: list[Partition]
         if charged and value not in charged:
             raise RequestError(f"account {value!r} is none of yours", f"choose account= from {', '.join(charged)}")
     elif key == "gpus_per_node":
-        most = max(one.gpus_of_a_node for one in chosen)
-        if not 0 <= value <= most:
-            has = f"has more than {counted(most, 'GPU')}" if most else "has GPUs"
+        gpus = max(one.gpus_of_a_node for one in chosen)
+        if not 0 <= value <= gpus:
+            has = f"has more than {counted(gpus, 'GPU')}" if gpus else "has GPUs"
             raise RequestError(
-                f"gpus_per_node={value} cannot be: no node of partition {named} {has}", f"give 0 to {most}"
+                f"gpus_per_node={value} cannot be: no node of partition {named} {has}", f"give 0 to {gpus}"
             )
     else:
         limits = [one.minutes for one in chosen if one.minutes is not None]

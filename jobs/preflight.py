@@ -113,11 +113,16 @@ def remarks(name: str, config: DictConfig, cluster: Cluster, run: Run) -> list[s
             f"{cluster.time_min} ends each start before that: it comes back to the queue and goes on"
         )
     if cluster.kind == "slurm" and not config.check_on_node:
-        of_one = [path for path in paths(config, run) if of_one_machine(path)]
+        seen = [Path(folder) for folder in cluster.shared]
+        of_one = [
+            path
+            for path in paths(config, run)
+            if of_one_machine(path) and not any(path.is_relative_to(folder) for folder in seen)
+        ]
         if of_one:
             told.append(
                 f"{', '.join(map(str, of_one))}: on a disk of this machine, as it seems, which nodes may not see; "
-                "check_on_node=true looks from one"
+                "check_on_node=true looks from one, cluster.shared=[FOLDER] says that they do"
             )
     return told
 

@@ -110,6 +110,8 @@ class Cluster:
     variable of the process."""
     network_interface: str | None
     """The network over which nodes exchange gradients: ib0."""
+    shared: list[str]
+    """Folders that all nodes see, with all that lies in them, though it may not look so from here."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -134,7 +136,7 @@ class Cluster:
                 refuse_control_characters(f"cluster.{field.name}", text)
                 if field.name in _FOR_SBATCH:
                     refuse_backslashes(f"cluster.{field.name}", text)
-        for name in ("setup", "modules", "srun_args"):
+        for name in ("setup", "modules", "srun_args", "shared"):
             for one in getattr(self, name):
                 if not isinstance(one, str):
                     raise RequestError(f"cluster.{name} has {one!r}, which is no text", "quote it")

@@ -284,7 +284,7 @@ class Trainer:
         if over:
             self.log(f"already done: {newest}, {over}")
         else:
-            self.log(f"going on from {newest.name} of {counted(settings.steps, 'step')}")
+            self.log(f"going on from {newest.name} of {counted(settings.last_step, 'step')}")
             self.events.write("resumed", step=step, checkpoint=newest.name, world_size=self.group.world_size)
         return {"step": step, "history": history.written(), "over": over}
 
@@ -295,7 +295,7 @@ class Trainer:
         beside = ""
         if prior is not None:
             beside = f", {settings.prior_share:.0%} of each batch from {counted(len(prior), 'other')}"
-        self.log(f"starting a new run of {counted(settings.steps, 'step')} on {counted(samples, 'sample')}{beside}")
+        self.log(f"starting a new run of {counted(settings.last_step, 'step')} on {counted(samples, 'sample')}{beside}")
         for left in self.folders.validation.glob("step-*"):
             left.unlink()
         model = create(self.model_settings, self._fitting_views(), settings.seed)
