@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from jobs.groups import CONFIGS, choices, find, own_folders
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, refuse
 from slurm.cluster import Cluster
+from slurm.errors import RequestError
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def settings(kind: type[T], node: Any, where: str) -> T:
     """Build the dataclass ``kind`` from a part of the configuration, checking names and types.
 
     Raises:
-        InputError: a value of the wrong type, with its full key.
+        InputError, RequestError: values of the wrong type, with their full keys, or all that the dataclass refuses.
     """
     content = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
     assert isinstance(content, dict)
@@ -95,12 +96,56 @@ def settings(kind: type[T], node: Any, where: str) -> T:
             key = f"{where}.{field.name}".lstrip(".")
             raise InputError(f"{key}={content[field.name]} is no text", f'quote it: {field.name}: "..."')
     try:
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), content)
+    except OmegaConfBaseException:
+        refuse(_mistyped(kind, content, where))
+        raise
+    try:
+        built = OmegaConf.to_object(merged)
+    except (InputError, RequestError) as error:
+        refuse(_told_by_parts(kind, merged) or all_of(error))
     except OmegaConfBaseException as error:
-        key = f"{where}.{error.full_key}".lstrip(".")
-        raise InputError(f"{key}: {_first_line(error)}", "give a value of that type") from None
+        raise _wrong_type(where, error) from None
     assert isinstance(built, kind)
     return built
+
+
+def all_of(error: Exception) -> list[Exception]:
+    """Every single thing that ``error`` tells."""
+    return list(getattr(error, "errors", [error]))
+
+
+def _mistyped(kind: type, content: dict[Any, Any], where: str) -> Iterator[InputError]:
+    for name, value in content.items():
+        try:
+            OmegaConf.merge(OmegaConf.structured(kind), {name: value})
+        except OmegaConfBaseException as error:
+            yield _wrong_type(where, error)
+
+
+def _wrong_type(where: str, error: OmegaConfBaseException) -> InputError:
+    key = f"{where}.{error.full_key}".lstrip(".")
+    return InputError(f"{key}: {_first_line(error)}", "give a value of that type")
+
+
+def _told_by_parts(kind: Any, merged: Any) -> list[Exception]:
+    """What the parts that are dataclasses refuse, and then ``kind`` itself, which is built from good parts alone; empty
+    where all of them are good."""
+    found: list[Exception] = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            try:
+                OmegaConf.to_object(merged[field.name])
+            except (InputError, RequestError) as error:
+                found += all_of(error)
+    if found:
+        unfinished = object.__new__(kind)
+        vars(unfinished).update(OmegaConf.to_container(merged))
+        try:
+            unfinished.__post_init__()
+        except (InputError, RequestError) as error:
+            found += all_of(error)
+    return found
 
 
 def part(kind: type[T], config: DictConfig) -> T:

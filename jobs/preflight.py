@@ -2,16 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import DictConfig
 
+from jobs.compose import all_of
 from jobs.job import job
 from jobs.room import refuse_full, refuse_too_large, tightness
 from jobs.runfolder import Run
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, refuse
 from mvdiff.events import read_events
 from mvdiff.progress import duration
 from mvdiff.train.status import status
@@ -26,31 +27,18 @@ _OF_ONE_MACHINE = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay",
 _PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/run")))
 
 
-class Refusals(InputError):
-    """Several things are wrong, each told in a line of its own."""
-
-    def __init__(self, errors: Sequence[InputError | RequestError]) -> None:
-        super().__init__(f"{len(errors)} things are wrong", "mend each of them")
-        self.errors = list(errors)
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.errors))
-
-
 class Findings:
     """What several looks have found wrong."""
 
     def __init__(self) -> None:
-        self._errors: list[InputError | RequestError] = []
+        self._errors: list[Exception] = []
 
     def look(self, check: Callable[[], T]) -> T | None:
         """What ``check`` returns; None where it refuses, which is kept for ``refuse``."""
         try:
             return check()
-        except Refusals as error:
-            found = error.errors
         except (InputError, RequestError) as error:
-            found = [error]
+            found = all_of(error)
         told = set(map(str, self._errors))
         self._errors += [error for error in found if str(error) not in told]
         return None
@@ -61,15 +49,8 @@ class Findings:
         return not self._errors
 
     def refuse(self) -> None:
-        """Raise what was found, if anything was.
-
-        Raises:
-            InputError, RequestError: the one thing that is wrong, or ``Refusals`` with all of them.
-        """
-        if len(self._errors) == 1:
-            raise self._errors[0]
-        if self._errors:
-            raise Refusals(self._errors)
+        """Raise what was found, if anything was: the one thing that is wrong, or ``Refusals`` with all of them."""
+        refuse(self._errors)
 
 
 def look_around(

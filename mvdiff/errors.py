@@ -1,5 +1,7 @@
 """What goes wrong because of what was asked or given, as opposed to a bug."""
 
+from collections.abc import Iterable, Sequence
+
 
 def one_line(text: str) -> str:
     """``text`` for one line that people read: what is no printable character (a newline, a terminal's control codes,
@@ -32,3 +34,23 @@ class InputError(Hopeless):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.mend}"
+
+
+class Refusals(InputError):
+    """Several things are wrong, each told in a line of its own."""
+
+    def __init__(self, errors: Sequence[Exception]) -> None:
+        super().__init__(f"{len(errors)} things are wrong", "mend each of them")
+        self.errors = list(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def refuse(errors: Iterable[Exception]) -> None:
+    """Raise what is wrong, if anything is: the one error, or ``Refusals`` with all of them."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise Refusals(found)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from slurm.errors import RequestError
+from slurm.errors import RequestError, refuse
 
 _LEAST = {
     "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "workers": 1, "cpus_per_task": 1, "cpus_per_gpu": 1,
@@ -114,21 +114,24 @@ class Cluster:
     """Folders that all nodes see, with all that lies in them, though it may not look so from here."""
 
     def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[RequestError]:
         if self.kind not in KINDS:
-            raise RequestError(f"cluster.kind={self.kind!r} is unknown", f"choose one of {', '.join(KINDS)}")
+            yield RequestError(f"cluster.kind={self.kind!r} is unknown", f"choose one of {', '.join(KINDS)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < 10**9:
-                raise RequestError(f"cluster.{name}={value} cannot be", f"give at least {least}")
+                yield RequestError(f"cluster.{name}={value} cannot be", f"give at least {least}")
         if self.signal_lead_s is not None and self.signal_lead_s >= 60 * self.time_min:
-            raise RequestError(
+            yield RequestError(
                 f"cluster.signal_lead_s={self.signal_lead_s} is no less than the time limit of {self.time_min} min",
                 "give fewer seconds, more cluster.time_min, or null for an automatic one",
             )
         if self.kind == "here" and self.tasks_per_node not in (None, 1):
-            raise RequestError(f"cluster.tasks_per_node={self.tasks_per_node} needs processes", "use cluster=local")
+            yield RequestError(f"cluster.tasks_per_node={self.tasks_per_node} needs processes", "use cluster=local")
         if self.kind != "slurm" and self.nodes > 1:
-            raise RequestError(
+            yield RequestError(
                 f"cluster.nodes={self.nodes} needs a cluster, and this one is {self.kind!r}", "add cluster=slurm"
             )
         for field in fields(self):
@@ -139,59 +142,59 @@ class Cluster:
         for name in ("setup", "modules", "srun_args", "shared"):
             for one in getattr(self, name):
                 if not isinstance(one, str):
-                    raise RequestError(f"cluster.{name} has {one!r}, which is no text", "quote it")
-        self._refuse_gpus()
-        self._refuse_memory()
-        self._refuse_further()
+                    yield RequestError(f"cluster.{name} has {one!r}, which is no text", "quote it")
+        yield from self._wrong_gpus()
+        yield from self._wrong_memory()
+        yield from self._wrong_further()
 
-    def _refuse_gpus(self) -> None:
+    def _wrong_gpus(self) -> Iterator[RequestError]:
         if self.gpu_request not in GPU_REQUESTS:
-            raise RequestError(
+            yield RequestError(
                 f"cluster.gpu_request={self.gpu_request!r} is unknown", f"choose one of {', '.join(GPU_REQUESTS)}"
             )
         if self.gpu_type is not None and not _GPU_TYPE.fullmatch(self.gpu_type):
-            raise RequestError(
+            yield RequestError(
                 f"cluster.gpu_type={self.gpu_type!r} is no kind of GPU", "write it as sinfo --format=%G does: a100"
             )
         if self.gpu_request == "gpus-per-task" and self.gpus_per_node % self.tasks:
-            raise RequestError(
+            yield RequestError(
                 f"cluster.gpus_per_node={self.gpus_per_node} cannot be shared by {self.tasks} tasks alike",
                 "change cluster.tasks_per_node, or say cluster.gpu_request=gpus-per-node",
             )
 
-    def _refuse_memory(self) -> None:
+    def _wrong_memory(self) -> Iterator[RequestError]:
         keys = ("memory_gb", "memory_per_cpu_gb", "memory_per_gpu_gb")
         given = [f"cluster.{key}" for key in keys if getattr(self, key) is not None]
         if len(given) > 1:
-            raise RequestError(f"{' and '.join(given)} are given, and SLURM takes one", f"set {given[1]}=null")
+            yield RequestError(f"{' and '.join(given)} are given, and SLURM takes one", f"set {given[1]}=null")
 
-    def _refuse_further(self) -> None:
+    def _wrong_further(self) -> Iterator[RequestError]:
         for name, value in self.extra.items():
             if not _OPTION.fullmatch(str(name)) or isinstance(value, dict | list):
-                raise RequestError(
+                yield RequestError(
                     f"cluster.extra has {name}: {value!r}, which is no option of sbatch",
                     "write its long name without dashes, and one value: cluster.extra={licenses: 'matlab:1'}",
                 )
             # a beginning of an option's name stands for it as well
-            if any(own.startswith(name) for own in _OWN_OPTIONS) or name.replace("-", "_") in _OWN_KEYS:
-                raise RequestError(
+            elif any(own.startswith(name) for own in _OWN_OPTIONS) or name.replace("-", "_") in _OWN_KEYS:
+                yield RequestError(
                     f"cluster.extra has {name}, which mvdiff sets", "see mvdiff train --keys for its key"
                 )
         for name, value in self.environment.items():
             if not _VARIABLE.fullmatch(str(name)) or isinstance(value, dict | list):
-                raise RequestError(
+                yield RequestError(
                     f"cluster.environment has {name}: {value!r}, which is no variable", "write NAME: value"
                 )
-            if _OWN_VARIABLES.fullmatch(name):
-                raise RequestError(f"cluster.environment has {name}, which jobs need as it is", "leave it away")
+            elif _OWN_VARIABLES.fullmatch(name):
+                yield RequestError(f"cluster.environment has {name}, which jobs need as it is", "leave it away")
         try:
             shlex.split(self.container or "")
         except ValueError as error:
-            raise RequestError(
+            yield RequestError(
                 f"cluster.container={self.container!r} is no command ({error})", "quote it as in a shell"
-            ) from None
+            )
         if self.scratch is not None and not self.scratch.startswith(("/", "$")):
-            raise RequestError(
+            yield RequestError(
                 f"cluster.scratch={self.scratch!r} depends on where a job starts", "begin it with / or $"
             )
 

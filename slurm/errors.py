@@ -1,5 +1,7 @@
 """What goes wrong because of what was asked of the queue, as opposed to a bug."""
 
+from collections.abc import Iterable, Sequence
+
 
 class RequestError(Exception):
     """A request that cannot be met, told in one line: what is wrong, and what mends it.
@@ -26,3 +28,23 @@ class Full(Unanswered):
 
 class Refused(RequestError):
     """A limit of the user's, account's or QOS's allows no more jobs; it may allow fewer."""
+
+
+class Refusals(RequestError):
+    """Several things are wrong, each told in a line of its own."""
+
+    def __init__(self, errors: Sequence[RequestError]) -> None:
+        super().__init__(f"{len(errors)} things are wrong", "mend each of them")
+        self.errors = list(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def refuse(errors: Iterable[RequestError]) -> None:
+    """Raise what is wrong, if anything is: the one error, or ``Refusals`` with all of them."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise Refusals(found)

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import xxhash
 
-from mvdiff.errors import InputError, counted
+from mvdiff.errors import InputError, counted, refuse
 from mvdiff.model.settings import SAMPLERS
 from mvdiff.rig import VIEWS
 
@@ -59,6 +59,9 @@ class GenerateSettings:
     """After so many failures of the sampler in a row the fault is the worker's, not the samples', and it stops."""
 
     def __post_init__(self) -> None:
+        refuse(list(self._wrong_alone()) or self._wrong_together())
+
+    def _wrong_alone(self) -> Iterator[InputError]:
         for name in (
             "steps",
             "batch",
@@ -70,31 +73,33 @@ class GenerateSettings:
             "poll_seconds",
         ):
             if getattr(self, name) <= 0:
-                raise InputError(f"generate.{name} is {getattr(self, name)}", "give a number above 0")
+                yield InputError(f"generate.{name} is {getattr(self, name)}", "give a number above 0")
         if self.seed < 0 or (self.guidance is not None and not math.isfinite(self.guidance)):
-            raise InputError(
+            yield InputError(
                 f"generate.seed is {self.seed} and generate.guidance {self.guidance}",
                 "give a seed of 0 or more and a finite guidance",
             )
         if not 0 <= self.reference_view < VIEWS:
-            raise InputError(f"generate.reference_view is {self.reference_view}", f"give 0 to {VIEWS - 1}")
+            yield InputError(f"generate.reference_view is {self.reference_view}", f"give 0 to {VIEWS - 1}")
         if not 0 <= self.guidance_rescale <= 1:
-            raise InputError(f"generate.guidance_rescale is {self.guidance_rescale}", "give 0 (off) to 1")
+            yield InputError(f"generate.guidance_rescale is {self.guidance_rescale}", "give 0 (off) to 1")
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
-            raise InputError(
+            yield InputError(
                 f"generate.guidance_interval is {list(self.guidance_interval)}",
                 "give two rising numbers from 0 to 1, as in [0.1, 0.8]",
             )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise InputError(f"generate.{name} is {getattr(self, name)}", f"choose {', '.join(choices)}")
+                yield InputError(f"generate.{name} is {getattr(self, name)}", f"choose {', '.join(choices)}")
+
+    def _wrong_together(self) -> Iterator[InputError]:
         if self.slice % self.batch:
-            raise InputError(
+            yield InputError(
                 f"generate.slice is {self.slice}, no multiple of generate.batch, {self.batch}",
                 f"give slice={-(-self.slice // self.batch) * self.batch}",
             )
         if self.lease_seconds < 3 * self.heartbeat_seconds:
-            raise InputError(
+            yield InputError(
                 f"generate.lease_seconds is {self.lease_seconds}, less than three heartbeats",
                 f"give at least {3 * self.heartbeat_seconds}",
             )

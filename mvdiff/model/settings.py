@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, refuse
 from mvdiff.rig import Rig, rig
 
 NEW_WORD = "[MOUSE]"
@@ -79,9 +79,10 @@ class NewModel:
     def __post_init__(self) -> None:
         for name in ("widths", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("patch", "condition_grid", "norm_groups", "head_width", "latent_channels", "timesteps"):
-            if getattr(self, name) < 1:
-                raise _misfit(f"new.{name}", getattr(self, name), "give 1 or more")
+        numbers = ("patch", "condition_grid", "norm_groups", "head_width", "latent_channels", "timesteps")
+        refuse(
+            _misfit(f"new.{name}", getattr(self, name), "give 1 or more") for name in numbers if getattr(self, name) < 1
+        )
         refused = [
             (len(self.widths) < 2, "widths", "give at least two resolutions"),
             (len(self.attention) != len(self.widths), "attention", "give one true or false for each of widths"),
@@ -95,9 +96,7 @@ class NewModel:
             (self.latent_channels > 3 * self.patch**2, "latent_channels", "a patch has fewer values than that"),
             (self.beta_schedule not in ("linear", "scaled_linear"), "beta_schedule", "choose linear or scaled_linear"),
         ]
-        for wrong, key, mend in refused:
-            if wrong:
-                raise _misfit(f"new.{key}", getattr(self, key), mend)
+        refuse(_misfit(f"new.{key}", getattr(self, key), mend) for wrong, key, mend in refused if wrong)
 
     def refuse_size(self, size: int) -> None:
         """Raise an ``InputError`` where pictures of ``size`` pixels do not fit the architecture."""
@@ -111,9 +110,7 @@ class NewModel:
             ),
             (grid % self.condition_grid != 0, "condition_grid", f"choose a divisor of {grid}, the latents' side"),
         ]
-        for wrong, key, mend in refused:
-            if wrong:
-                raise _misfit(f"new.{key}", getattr(self, key), mend)
+        refuse(_misfit(f"new.{key}", getattr(self, key), mend) for wrong, key, mend in refused if wrong)
 
 
 @dataclass(frozen=True)
@@ -168,12 +165,10 @@ class ModelSettings:
         for name in ("rig", "pretrained_rig"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, rig(getattr(self, name)).text)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise _misfit(name, getattr(self, name), f"choose {', '.join(choices)}")
-        for name in ("size", "condition_size", "steps"):
-            if getattr(self, name) < 1:
-                raise _misfit(name, getattr(self, name), "give 1 or more")
+        mends = {name: f"choose {', '.join(choices)}" for name, choices in _CHOICES.items()}
+        wrong = [name for name, choices in _CHOICES.items() if getattr(self, name) not in choices]
+        wrong += [name for name in ("size", "condition_size", "steps") if getattr(self, name) < 1]
+        refuse(_misfit(name, getattr(self, name), mends.get(name, "give 1 or more")) for name in wrong)
         tiled = self.layout == "tile"
         refused = [
             (
@@ -215,9 +210,7 @@ class ModelSettings:
                 f"a new model sees it as large as its views: {self.size}",
             ),
         ]
-        for wrong, key, mend in refused:
-            if wrong:
-                raise _misfit(key, getattr(self, key), mend)
+        refuse(_misfit(key, getattr(self, key), mend) for wrong, key, mend in refused if wrong)
         if self.new is not None:
             self.new.refuse_size(self.size)
 

@@ -1,11 +1,11 @@
 """The settings of a training run."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, refuse
 
 FREE = frozenset(
     {
@@ -41,9 +41,8 @@ class AugmentSettings:
     """Least side of a random square that is cut out and enlarged, as a share of the picture; 1: none."""
 
     def __post_init__(self) -> None:
-        _within(self, "augment.", ("flip",), 0, 1)
-        _within(self, "augment.", ("colour",), 0, 0.5)
-        _within(self, "augment.", ("crop",), 0.5, 1)
+        limits = {"flip": (0, 1), "colour": (0, 0.5), "crop": (0.5, 1)}
+        refuse(error for name, (low, high) in limits.items() for error in _within(self, "augment.", name, low, high))
 
 
 @dataclass
@@ -66,19 +65,20 @@ class ValidationSettings:
     """Samples on the contact sheet."""
 
     def __post_init__(self) -> None:
-        _whole(self, "validation.", ("samples", "batch", "sheet"), 1)
-        _whole(self, "validation.", ("every", "patience"), 0)
+        wrong = [*_whole(self, "validation.", ("samples", "batch", "sheet"), 1)]
+        wrong += _whole(self, "validation.", ("every", "patience"), 0)
         if self.steps is not None:
-            _whole(self, "validation.", ("steps",), 1)
+            wrong += _whole(self, "validation.", ("steps",), 1)
         if self.guidance is not None:
-            _within(self, "validation.", ("guidance",), 0, 100)
+            wrong += _within(self, "validation.", "guidance", 0, 100)
+        refuse(wrong)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How a model is trained. Values come from ``configs/train/``.
 
-    An ``InputError`` names the first field that makes no sense.
+    An ``InputError`` names the fields that make no sense.
     """
 
     seed: int
@@ -156,33 +156,38 @@ class TrainSettings:
     """MiB of decoded samples a rank keeps in memory."""
 
     def __post_init__(self) -> None:
+        refuse(list(self._wrong_alone()) or self._wrong_together())
+
+    def _wrong_alone(self) -> Iterator[InputError]:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise InputError(f"train.{name}={getattr(self, name)}", f"choose one of {', '.join(choices)}")
+                yield InputError(f"train.{name}={getattr(self, name)}", f"choose one of {', '.join(choices)}")
         if (self.steps is None) == (self.epochs is None):
-            raise InputError(f"train.steps={self.steps} and train.epochs={self.epochs}", "set one of them to null")
-        _whole(self, "", ("steps",) if self.steps is not None else (), 1)
-        _whole(self, "", ("fit_samples", "batch", "micro_batch", "threads", "save_every", "keep_last"), 1)
-        _whole(self, "", ("readers", "ahead", "lora_rank", "lora_alpha"), 1)
-        _whole(self, "", ("seed", "warmup_steps", "keep_best", "keep_every", "cache"), 0)
+            yield InputError(f"train.steps={self.steps} and train.epochs={self.epochs}", "set one of them to null")
+        yield from _whole(self, "", ("steps",) if self.steps is not None else (), 1)
+        yield from _whole(self, "", ("fit_samples", "batch", "micro_batch", "threads", "save_every", "keep_last"), 1)
+        yield from _whole(self, "", ("readers", "ahead", "lora_rank", "lora_alpha"), 1)
+        yield from _whole(self, "", ("seed", "warmup_steps", "keep_best", "keep_every", "cache"), 0)
         positive = ("learning_rate", "max_grad_norm", "epochs", "min_snr")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < (_TOO_MANY if name == "epochs" else math.inf):
-                raise InputError(f"train.{name}={value}", "give a number above 0")
+                yield InputError(f"train.{name}={value}", "give a number above 0")
         for name in ("weight_decay", "log_every", "freeze_encoder_epochs"):
             if not 0 <= getattr(self, name) < _TOO_MANY:
-                raise InputError(f"train.{name}={getattr(self, name)}", "give a number of at least 0")
+                yield InputError(f"train.{name}={getattr(self, name)}", "give a number of at least 0")
         for name in ("beta2", "ema_decay", "condition_drop", "prior_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"train.{name}={getattr(self, name)}", "give a number from 0 up to, but below, 1")
+                yield InputError(f"train.{name}={getattr(self, name)}", "give a number from 0 up to, but below, 1")
+
+    def _wrong_together(self) -> Iterator[InputError]:
         if self.prior_share and not self.prior_batch:
-            raise InputError(
+            yield InputError(
                 f"train.prior_share={self.prior_share} of a batch of {self.batch} is not one sample",
                 "give a larger share or batch, or 0",
             )
         if self.prior_batch == self.batch:
-            raise InputError(
+            yield InputError(
                 f"train.prior_share={self.prior_share} leaves no sample of {self.batch} for the data", "give less"
             )
 
@@ -242,18 +247,15 @@ class TrainSettings:
         return world_size > 1 or micro_batch < self.share(world_size)
 
 
-def _whole(settings: object, prefix: str, names: Iterable[str], least: int) -> None:
+def _whole(settings: object, prefix: str, names: Iterable[str], least: int) -> Iterator[InputError]:
     for name in names:
         if not least <= getattr(settings, name) < _TOO_MANY:
-            raise InputError(
+            yield InputError(
                 f"train.{prefix}{name}={getattr(settings, name)}",
                 f"give a whole number of at least {least}, below a thousand million",
             )
 
 
-def _within(settings: object, prefix: str, names: Iterable[str], low: float, high: float) -> None:
-    for name in names:
-        if not low <= getattr(settings, name) <= high:
-            raise InputError(
-                f"train.{prefix}{name}={getattr(settings, name)}", f"give a number from {low:g} to {high:g}"
-            )
+def _within(settings: object, prefix: str, name: str, low: float, high: float) -> Iterator[InputError]:
+    if not low <= getattr(settings, name) <= high:
+        yield InputError(f"train.{prefix}{name}={getattr(settings, name)}", f"give a number from {low:g} to {high:g}")

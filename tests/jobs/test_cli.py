@@ -105,6 +105,34 @@ def test_a_mistake_is_told_in_one_line_that_names_the_cure(words, says, capsys, 
     assert list(tmp_path.iterdir()) == [], "nothing is written for a request that is refused"
 
 
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["train.batch=-1", "train.steps=-5"], ["train.batch=-1", "train.steps=-5"]),
+        (["train.batch=0"], ["train.batch=0"]),
+        (["train.batch=abc", "train.steps=xyz", "train.seed=-1"], ["train.batch: ", "train.steps: "]),
+        (
+            ["train.batch=-1", "train.schedule=no", "train.augment.flip=3", "train.validation.every=-2"],
+            ["train.batch=-1", "train.schedule=no", "train.augment.flip=3", "train.validation.every=-2"],
+        ),
+        (["model.steps=0", "model.camera=odd"], ["model.steps=0", "model.camera=odd"]),
+        (["model.new.patch=0", "model.new.timesteps=0"], ["model.new.patch=0", "model.new.timesteps=0"]),
+        (
+            ["cluster=slurm", "cluster.nodes=0", "cluster.time_min=-1", "cluster.gpu_type='a b'",
+             "cluster.scratch=here"],
+            ["cluster.nodes=0", "cluster.time_min=-1", "cluster.gpu_type='a b'", "cluster.scratch='here'"],
+        ),
+    ],
+)  # fmt: skip
+def test_all_that_is_wrong_with_a_group_is_told_a_line_each(words, keys, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["synth", "run=lab", "samples=2", "size=32", "held_out=0", "cluster=here"]) == 0
+    capsys.readouterr()
+    assert main(["train", "run=lab", "data=runs/lab/shards/train", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(next(key for key in keys if line.startswith(f"mvdiff: {key}")) for line in lines) == sorted(keys)
+
+
 def test_json_keeps_standard_output_to_one_object(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["verify", str(tmp_path), "--dry-run", "--json"]) == 0

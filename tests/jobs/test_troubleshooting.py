@@ -17,7 +17,8 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 SAYS = {"DamagedShard": (1, "[A-Z]+ "), "CorruptRow": (3, r"[A-Z]+ row [A-Z]+ \([A-Z]+\): ")}
 """Which argument says what is wrong, where it is not the first, and what these exceptions put before it."""
 PASSED_ON = {
-    ("jobs/preflight.py", "self._errors"): "the errors of several looks",
+    ("mvdiff/errors.py", "found"): "the errors of several looks",
+    ("slurm/errors.py", "found"): "the same of a site's keys",
     ("jobs/testbed.py", "str(error)"): "argparse's words",
     ("jobs/parser.py", "message"): "argparse's words",
     ("jobs/compose.py", "_first_line(error)"): "Hydra's words",
