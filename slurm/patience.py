@@ -23,9 +23,7 @@ _NOTICED_S = 1.0
 def announced(tell: Callable[[str], None]) -> Iterator[None]:
     """Tell soon after the begin that the queue is waited for, and how long, unless it has answered by then: a command
     that finds no controller needs half a minute to say so."""
-    timer = threading.Timer(
-        _NOTICED_S, tell, [f"SLURM has not answered yet: waiting for it, {PATIENCE_S:.0f} s at most"]
-    )
+    timer = threading.Timer(_NOTICED_S, tell, [f"SLURM has not answered yet: it is asked again for {PATIENCE_S:.0f} s"])
     timer.daemon = True
     timer.start()
     try:

@@ -168,7 +168,7 @@ def test_while_the_controller_is_away_status_answers_and_what_needs_it_says_that
     ]
     for verb, process in zip(("cancel", "retry"), waiting, strict=True):
         began = time.monotonic()
-        assert process.stderr.readline() == f"[{verb}] SLURM has not answered yet: waiting for it, 120 s at most\n"
+        assert process.stderr.readline() == f"[{verb}] SLURM has not answered yet: it is asked again for 120 s\n"
         assert time.monotonic() - began < 10
     with pytest.raises(subprocess.TimeoutExpired):
         waiting[0].wait(32)

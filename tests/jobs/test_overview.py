@@ -131,7 +131,8 @@ def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queu
     trained(submit(root, "lab", "train", ["7"]), "7", 3)
     queue.falls_silent()
     found = state_of(root, "lab")
-    assert found.state == "unknown" and "Unable to contact" in found.job.why
+    assert found.state == "unknown" and found.job.why.startswith("the queue does not answer; ")
+    assert "Unable to contact" in look_at([Run(root / "lab")]).silent
     EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task failed", rank=0, job_id="7")
     assert state_of(root, "lab").state == "unknown", "it may be on its way back"
     EventLog(root / "lab" / "jobs" / "001-train" / "events" / "7-0.jsonl").write("task finished", rank=0, job_id="7")
