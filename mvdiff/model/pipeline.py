@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvdiff.errors import InputError
-from mvdiff.model.compilation import Compilation, CompileCache, compile_in_place, compiled, refuse_compiling
+from mvdiff.model.compilation import (
+    Compilation,
+    CompileCache,
+    compile_in_place,
+    compiled,
+    norm_by_channel,
+    refuse_compiling,
+)
 from mvdiff.model.folder import load
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.noise import SampleNoise
@@ -75,7 +82,8 @@ class MultiViewPipeline:
         refuse_compiling(self.device)
         sampling = self._sampling(2, sampler, guidance)
         # the encoder sees one picture a sample, a two-hundredth of the work
-        parts = [self.model.unet, *([self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else [])]
+        decoder = [self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else []
+        parts = [self.model.unet, *decoder]
         facts = {
             "layout": settings.layout, "camera": settings.camera, "reference": settings.reference,
             "size": settings.size, "condition_size": settings.condition_size, "batch": batch,
@@ -91,6 +99,8 @@ class MultiViewPipeline:
         white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
 
         def call() -> None:
+            for part in decoder:
+                norm_by_channel(part)
             compile_in_place(*parts)
             self._views(white, [0], sampling)
 

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import torch
 
-from mvdiff.model.compilation import Compilation, CompileCache, compile_in_place, compiled, refuse_compiling
+from mvdiff.model.compilation import (
+    Compilation,
+    CompileCache,
+    compile_in_place,
+    compiled,
+    norm_by_channel,
+    refuse_compiling,
+)
 from mvdiff.model.pipeline import PRECISIONS
 from mvdiff.model.space import KLSpace
 from mvdiff.train.memory import random_batch, run_pass
@@ -22,14 +29,16 @@ def compile_training(
     """
     refuse_compiling(device, "train.compile")
     model, dtype = state.model, PRECISIONS[settings.mixed_precision]
-    parts = [model.unet, *([model.vae.encoder] if isinstance(model.space, KLSpace) else [])]
+    encoder = [model.vae.encoder] if isinstance(model.space, KLSpace) else []
     facts = {
         "training": {"trainable": settings.trainable, "checkpointing": settings.gradient_checkpointing},
         "model": model.settings.written(), "batch": settings.micro_batch, "dtype": str(dtype),
     }  # fmt: skip
 
     def work() -> None:
-        compile_in_place(*parts)
+        for part in encoder:
+            norm_by_channel(part)
+        compile_in_place(model.unet, *encoder)
         batch = random_batch(model, settings.micro_batch, device)
         run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
         state.optimizer.zero_grad()
