@@ -37,7 +37,8 @@ def check(config: DictConfig, run: Run | None) -> None:
     config.results = str(store.path)
     if not any(sample_id in store for sample_id in truth.ids):
         raise InputError(
-            f"no sample of {config.data.path} has a result in {store.path}", "generate from these shards first"
+            f"no sample of {config.data.path} has a result in {store.path}",
+            "generate from these shards first, or name another result set in results=",
         )
     if config.train_data is None and (run.shards / "train").is_dir():
         config.train_data = str(run.shards / "train")

@@ -16,7 +16,7 @@ from mvdiff.events import last_events
 from mvdiff.progress import duration
 from slurm.outlook import Standing
 from slurm.submission import Submission
-from slurm.words import BEGAN
+from slurm.words import BEGAN, CANCELLED
 
 STALLED_S = 900.0
 """A job that runs and has left no sign for so long is called stalled: no event, no line in a log, no heartbeat."""
@@ -147,7 +147,7 @@ def judged(
     before = ", ".join(one.path.name for one in folder.follows())
     never = f"never began: it was to follow {before}" if before and not began(folder) else None
     if "CANCELLED" in found or never:
-        return told("cancelled", ended or folder.path.stat().st_mtime, never)
+        return told("cancelled", ended or _asked_at(folder), never)
     return told(
         "gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"
     )
@@ -197,6 +197,12 @@ def _host(folder: JobFolder) -> str:
 def began(folder: JobFolder) -> float:
     """When the newest start of a job began that no queue knows of; 0 where none has yet."""
     return max((word.stat().st_mtime for word in folder.logs.glob(f"{BEGAN}-*")), default=0.0)
+
+
+def _asked_at(folder: JobFolder) -> float:
+    """When a job that never began was cancelled, or else submitted."""
+    said = [word.stat().st_mtime for word in folder.logs.glob(f"{CANCELLED}-*")]
+    return max(said, default=(folder.path / "submission.json").stat().st_mtime)
 
 
 def _touched(folder: JobFolder, signs: Sequence[Path]) -> float:

@@ -99,7 +99,7 @@ def status(words: Sequence[str]) -> int:
 
 def _folder_of_runs(word: str | None) -> Path | None:
     """The folder whose runs are meant; None where it is one run."""
-    root = Path(word).expanduser() if word else Path("runs")
+    root = Path(word or "runs").expanduser().absolute()
     if word and ((root / "jobs").is_dir() or not root.is_dir() or not runs_below(root)):
         return None
     if not root.is_dir():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from slurm.errors import Unanswered
 from slurm.patience import persevere
 from slurm.sbatch import cancel
 from slurm.submission import Submission, controller_runs
@@ -24,14 +25,19 @@ def cancel_jobs(submission: Submission, job_ids: Sequence[str], tell: Callable[[
         tell: as for ``persevere``.
 
     Raises:
-        RequestError: the queue does not do it.
+        RequestError: the queue does not do it; ``Unanswered``: it may still, and the jobs' folder says so.
     """
     logs = Path(submission.logs)
     if submission.kind == "slurm":
         names = _short(submission, job_ids)
-        persevere(lambda: cancel(names), tell)
-        for name in names:
-            Words(logs, name, 0).say(CANCELLED)
+        try:
+            persevere(lambda: cancel(names), tell)
+        except Unanswered as error:
+            _say(logs, names)
+            raise Unanswered(
+                f"{error.what}; what was asked may still be done", "see with mvdiff status, and cancel once more"
+            ) from error
+        _say(logs, names)
         return
     for id_ in job_ids:
         Words(logs, id_, 0).say(CANCELLED)
@@ -41,6 +47,11 @@ def cancel_jobs(submission: Submission, job_ids: Sequence[str], tell: Callable[[
         time.sleep(_POLL_S)
     for id_ in job_ids:
         _signal(id_, logs, signal.SIGKILL, group=True)
+
+
+def _say(logs: Path, names: Sequence[str]) -> None:
+    for name in names:
+        Words(logs, name, 0).say(CANCELLED)
 
 
 def _short(submission: Submission, job_ids: Sequence[str]) -> list[str]:

@@ -136,13 +136,19 @@ class Cluster:
             )
         for field in fields(self):
             for text in _texts(getattr(self, field.name)):
-                refuse_control_characters(f"cluster.{field.name}", text)
-                if field.name in _FOR_SBATCH:
-                    refuse_backslashes(f"cluster.{field.name}", text)
+                try:
+                    refuse_control_characters(f"cluster.{field.name}", text)
+                    if field.name in _FOR_SBATCH:
+                        refuse_backslashes(f"cluster.{field.name}", text)
+                except RequestError as error:
+                    yield error
         for name in ("setup", "modules", "srun_args", "shared"):
             for one in getattr(self, name):
                 if not isinstance(one, str):
                     yield RequestError(f"cluster.{name} has {one!r}, which is no text", "quote it")
+        for folder in self.shared:
+            if isinstance(folder, str) and not folder.startswith("/"):
+                yield RequestError(f"cluster.shared has {folder!r}, which is no whole path", "write it from / on")
         yield from self._wrong_gpus()
         yield from self._wrong_memory()
         yield from self._wrong_further()

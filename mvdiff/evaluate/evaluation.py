@@ -50,7 +50,10 @@ def evaluate(
     expected = set(data.ids)
     scored_ids = [number for number, sample_id in enumerate(data.ids) if sample_id in store]
     if not scored_ids:
-        raise InputError(f"no sample of {truth} has a result in {results}", "generate from these shards first")
+        raise InputError(
+            f"no sample of {truth} has a result in {results}",
+            "generate from these shards first, or name another result set",
+        )
     training, leaked = None, []
     if train is not None:
         train_data = ShardDataset(train)

@@ -53,6 +53,8 @@ class Claims:
         self._on_published, self._clock = on_published, clock
         self._suspects = Suspects(plan.folder, owner)
         self._in_hand: set[str] = set()
+        self._left: set[str] = set()
+        """Slices that were left to whoever works on them a second time."""
         self._idle_since: float | None = None
         self._alone_since: float | None = None
         published = plan.published()
@@ -91,6 +93,10 @@ class Claims:
         self._open.extend((k, name) for k, name in enumerate(self._plan.sizes()) if name not in published)
         return bool(self._open)
 
+    def leave(self, claim: Claim) -> None:
+        """Leave the slice of ``claim``, which has a twin, to that for as long as its holder lives."""
+        self._left.add(self._slice_of(claim))
+
     def put_back(self, claim: Claim) -> None:
         """Nothing more is done about ``claim`` here."""
         self._in_hand.discard(self._slice_of(claim))
@@ -109,7 +115,7 @@ class Claims:
             elsewhere: set[str] | None = set()
             if name in suspects:
                 elsewhere = self._failed_elsewhere(name)
-            if name in self._in_hand or elsewhere is None:
+            if name in self._in_hand or elsewhere is None or self._is_left(name):
                 self._open.rotate(-1)
                 continue
             lease = self._taken(name)
@@ -120,6 +126,15 @@ class Claims:
                 return Claim(number, lease, elsewhere)
             self._open.rotate(-1)
         return None
+
+    def _is_left(self, name: str) -> bool:
+        if name not in self._left:
+            return False
+        twin = name + TWIN
+        if self._leases.holder(twin) is not None and self._leases.silent_s(twin) < self._lease_seconds:
+            return True
+        self._left.discard(name)
+        return False
 
     def _failed_elsewhere(self, name: str) -> set[str] | None:
         """The samples of a slice that failed on other hosts; None where all that failed did so on this one."""

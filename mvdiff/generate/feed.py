@@ -129,7 +129,7 @@ class Feed:
             yield found
 
     def look(self) -> None:
-        """Look at the slices now: one that was worked on here no longer is."""
+        """Look at the slices now: one that was worked on here is published."""
         self._news.set()
 
     def _give_up(self, found: Batch | BaseException | None) -> None:

@@ -161,6 +161,7 @@ class _Worker:
         if not work.begun and self._claims.has_twin(work.claim):
             # Whoever had nothing else to do has begun with what was only claimed ahead here.
             work.attempt.lost = True
+            self._claims.leave(work.claim)
             self._then_always(lambda: self._close(work, "released"))
             return
         work.begun = True
@@ -270,7 +271,8 @@ class _Worker:
             work.attempt.close()
             work.claim.lease.end(state)
             self._claims.put_back(work.claim)
-            self._feed.look()
+            if state == "published":
+                self._feed.look()
 
     def _clear(self, work: Work) -> None:
         work.attempt.clear()

@@ -19,13 +19,15 @@ ALLOWED_S = 2.0
 GENEROUS = 1.5
 
 
-def submit(root: Path, name: str, job: str, ids: list[str]) -> Path:
+def submit(root: Path, name: str, job: str, ids: list[str], number: int = 1, after: Path | None = None) -> Path:
     """The folder of a job that was submitted once, as a submission leaves it."""
-    folder = root / name / "jobs" / f"001-{job}"
+    folder = root / name / "jobs" / f"{number:03d}-{job}"
     for part in ("events", "logs"):
         (folder / part).mkdir(parents=True)
     told = {"kind": "slurm", "name": f"{name}-{job}", "job_ids": ids, "logs": str(folder / "logs")}
     (folder / "submission.json").write_text(json.dumps(told))
+    if after is not None:
+        (folder / "after.json").write_text(json.dumps({"after": [str(after)]}))
     (folder / "config.yaml").write_text("cluster:\n  time_min: 600\n  signal_lead_s: null\n")
     return folder
 
@@ -124,6 +126,41 @@ def test_what_the_queue_has_forgotten_is_told_by_the_files(tmp_path, queue):
     assert state_of(root, "mute").state == "gone"
     (root / "unwanted" / "jobs" / "001-train" / "logs" / "cancelled-7-0").touch()
     assert state_of(root, "unwanted").state == "cancelled"
+
+
+def test_of_a_chain_the_job_is_told_that_runs_or_failed(tmp_path, queue, monkeypatch, capsys):
+    root = tmp_path / "runs"
+    train = submit(root, "lab", "train", ["7"])
+    generate = submit(root, "lab", "generate", ["8"], 2, train)
+    submit(root, "lab", "evaluate", ["9"], 3, generate)
+    trained(train, "7", 3)
+    monkeypatch.chdir(tmp_path)
+
+    def told() -> str:
+        assert main(["status"]) == 0
+        return capsys.readouterr().out
+
+    waiting = [squeue_line(id_, "PENDING", "Dependency") for id_ in ("8", "9")]
+    queue.answers(squeue_line("7", "RUNNING"), *waiting)
+    assert "001-train  running" in told()
+    EventLog(train / "events" / "7-0.jsonl").write("task failed", rank=0, job_id="7", error="ValueError: no")
+    queue.answers()
+    assert "001-train  failed" in told()
+
+
+def test_a_job_that_never_began_was_cancelled_when_that_was_said(tmp_path, queue):
+    root = tmp_path / "runs"
+    folder = submit(root, "lab", "train", ["7"])
+    word = folder / "logs" / "cancelled-7-0"
+    word.touch()
+    os.utime(word, (1e9, 1e9))
+    assert state_of(root, "lab").job.since == 1e9
+    word.unlink()
+    os.utime(folder / "submission.json", (1e9 + 7, 1e9 + 7))
+    (folder / "after.json").write_text(json.dumps({"after": [str(root / "lab" / "jobs" / "000-synth")]}))
+    (folder / "code").mkdir()
+    (folder / "code").rmdir()
+    assert state_of(root, "lab").job.since == 1e9 + 7, "whatever is cleaned away in its folder"
 
 
 def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queue):

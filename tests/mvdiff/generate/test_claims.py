@@ -58,6 +58,37 @@ def test_a_worker_is_no_twin_of_itself(crew):
     assert a.next().lease.name == claims[0].lease.name
 
 
+def test_a_slice_left_to_its_twin_is_not_claimed_again_while_that_is_worked_on(crew):
+    a, b = crew("a", "node-a"), crew("b", "node-b")
+    mine = [a.next() for _ in range(3)]
+    assert b.next() is None
+    crew.now[0] += PATIENCE_S
+    twin = b.next()
+    [left] = [claim for claim in mine if a.has_twin(claim)]
+    assert twin.lease.name == left.lease.name + "~"
+    a.leave(left)
+    left.lease.end("released")
+    a.put_back(left)
+    assert [a.next() for _ in range(3)] == [None] * 3
+    twin.lease.end("released")
+    assert a.next().lease.name == left.lease.name, "its twin was given up"
+
+
+def test_a_slice_left_to_a_twin_that_falls_silent_is_claimed_again(crew):
+    a, b = crew("a", "node-a"), crew("b", "node-b")
+    mine = [a.next() for _ in range(3)]
+    b.next()
+    crew.now[0] += PATIENCE_S
+    b.next()
+    [left] = [claim for claim in mine if a.has_twin(claim)]
+    a.leave(left)
+    left.lease.end("released")
+    a.put_back(left)
+    assert a.next() is None
+    crew.now[0] += LEASE_S
+    assert a.next().lease.name == left.lease.name
+
+
 def test_a_silent_holder_loses_its_slice(crew):
     a, b = crew("a", "node-a"), crew("b", "node-b")
     gone = [a.next() for _ in range(3)]
