@@ -401,6 +401,6 @@ class Trainer:
         samples = f", samples {', '.join(ids)}" if ids else ""
         safe = self.archive.safe() if self.archive else None
         return Diverged(
-            f"{what} not finite at step {step}{samples}: lower train.learning_rate"
+            f"{what} not finite at step {step}{samples}: lower train.learning_rate in another run="
             f"{', or look at these samples' if ids else ''}{f'; {safe} is untouched' if safe else ''}"
         )
