@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from jobs.compose import composed, settings
+from jobs.compose import composed, refuse_wrong, settings
 from jobs.job import JobFailed
 from mvdiff.bench.settings import QUESTIONS, BenchSettings
 from mvdiff.errors import InputError
@@ -38,6 +38,7 @@ def bench(words: Sequence[str], as_json: bool) -> int:
     for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = config.model[key]
+    refuse_wrong(config)
     import torch
 
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from jobs.compose import composed
+from jobs.compose import composed, refuse_wrong
 from jobs.job import Job, JobFailed, check_ahead, claims_work, job, share_of, unfinished
 from jobs.launch import Request, created, launch, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
@@ -77,11 +77,11 @@ def chain(requests: Sequence[Request]) -> int:
         JobFailed: the outcome of one is bad.
     """
     os.umask(PRIVATE)
-    links = _links(requests)
+    findings = Findings()
+    links = _links(requests, findings)
     slurm = links[0].cluster.kind == "slurm"
     queue_answers = slurm and (not requests[0].dry_run or shutil.which("sbatch") is not None)
     submitters = [link.submitter(link.folder(link.ahead)) for link in links]
-    findings = Findings()
     for link, submitter in zip(links, submitters, strict=True):
         if queue_answers:
             findings.look(partial(submitter.check, link.workers))
@@ -100,24 +100,34 @@ def chain(requests: Sequence[Request]) -> int:
     return _queue(links, submitters) if slurm else _one_after_the_other(requests)
 
 
-def _links(requests: Sequence[Request]) -> list[_Link]:
+def _links(requests: Sequence[Request], findings: Findings) -> list[_Link]:
+    """The jobs asked for; what is wrong with their settings goes to ``findings``, and is raised where it is too much
+    to look further."""
     links: list[_Link] = []
     for request in requests:
-        config = composed(request.name, request.words)
-        cluster = share_of(job(request.name), config)
-        if links and cluster.kind != links[0].cluster.kind:
-            raise InputError(
-                f"{request.name} would run with cluster.kind={cluster.kind}, the job before it with "
-                f"{links[0].cluster.kind}",
-                "say the same cluster= for every job of a chain",
-            )
-        if config.run is None:
-            raise InputError(f"run is not set for {request.name}", "add run=NAME to every job of a chain")
-        run = run_of(config, cluster)
-        assert run is not None
-        ahead = sum(link.run == run for link in links)
-        links.append(_Link(request, job(request.name), config, cluster, run, ahead))
+        if link := findings.look(partial(_link, request, findings, links)):
+            links.append(link)
+    if len(links) < len(requests):
+        findings.refuse()
     return links
+
+
+def _link(request: Request, findings: Findings, before: Sequence[_Link]) -> _Link:
+    config = composed(request.name, request.words)
+    findings.look(partial(refuse_wrong, config))
+    cluster = share_of(job(request.name), config)
+    if before and cluster.kind != before[0].cluster.kind:
+        raise InputError(
+            f"{request.name} would run with cluster.kind={cluster.kind}, the job before it with "
+            f"{before[0].cluster.kind}",
+            "say the same cluster= for every job of a chain",
+        )
+    if config.run is None:
+        raise InputError(f"run is not set for {request.name}", "add run=NAME to every job of a chain")
+    run = run_of(config)
+    assert run is not None
+    ahead = sum(link.run == run for link in before)
+    return _Link(request, job(request.name), config, cluster, run, ahead)
 
 
 def _coming(links: Sequence[_Link], of: _Link) -> list[Path]:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import yaml
@@ -15,11 +16,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from jobs.groups import CONFIGS, choices, find, own_folders
+from mvdiff.bench.settings import BenchSettings
 from mvdiff.errors import InputError, refuse
+from mvdiff.evaluate.settings import EvaluateSettings
+from mvdiff.generate.settings import GenerateSettings, reference_views
+from mvdiff.model.settings import ModelSettings
+from mvdiff.train.settings import TrainSettings
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
 
 T = TypeVar("T")
+
+_KINDS: dict[str, type] = {
+    "model": ModelSettings,
+    "train": TrainSettings,
+    "generate": GenerateSettings,
+    "evaluate": EvaluateSettings,
+    "bench": BenchSettings,
+    "cluster": Cluster,
+}
+"""What the groups of a configuration must make."""
 
 LITERAL = frozenset(
     {
@@ -58,8 +74,9 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
             for key, value in _open_values(words):
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
             if "cluster" in config and config.cluster.cpus_per_gpu is not None:
-                # what counts threads by it knows one number
-                config.cluster.cpus_per_task = settings(Cluster, config.cluster, "cluster").cpus
+                # what counts threads by it knows one number; a wrong cluster is refused with all else that is wrong
+                with suppress(InputError, RequestError):
+                    config.cluster.cpus_per_task = settings(Cluster, config.cluster, "cluster").cpus
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
         except (ConfigCompositionException, ConfigKeyError) as error:
@@ -73,10 +90,47 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
         key = f"{error.full_key}: " if error.full_key else ""
         raise InputError(f"{key}{_first_line(error)}", f"see mvdiff {job} --help") from None
     if missing:
-        key = "data" if missing[0] == "data.path" else missing[0]
-        page = "--keys" if "." in key else "--help"
-        raise InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} {page} says what it means)")
+        refuse([*_unset(job, missing), *_wrong(config)])
     return config
+
+
+def refuse_wrong(config: DictConfig) -> None:
+    """Look at the settings of every group of ``config``, by themselves.
+
+    Raises:
+        InputError, RequestError: what is wrong with any of them.
+    """
+    refuse(_wrong(config))
+
+
+def stood_in(config: DictConfig) -> DictConfig:
+    """A copy with something valid for what is null, and which only the checkpoint can say."""
+    asked = config.copy()
+    for key, stand_in in (("sampler", "ddim"), ("steps", 1), ("guidance", 1.0)):
+        if asked.generate[key] is None:
+            asked.generate[key] = stand_in
+    return asked
+
+
+def _unset(job: str, missing: Sequence[str]) -> Iterator[InputError]:
+    for name in missing:
+        key = "data" if name == "data.path" else name
+        page = "--keys" if "." in key else "--help"
+        yield InputError(f"{key} is not set", f"add {key}=... (mvdiff {job} {page} says what it means)")
+
+
+def _wrong(config: DictConfig) -> Iterator[Exception]:
+    for where, kind in _KINDS.items():
+        if where not in config or OmegaConf.missing_keys(config[where]):
+            continue
+        content = dict(config[where])
+        try:
+            if kind is GenerateSettings:
+                content = dict(stood_in(config).generate)
+                content["reference_view"] = reference_views(content["reference_view"])[0]
+            settings(kind, content, where)
+        except (InputError, RequestError) as error:
+            yield from all_of(error)
 
 
 def settings(kind: type[T], node: Any, where: str) -> T:

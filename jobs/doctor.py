@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from jobs.compose import composed, settings
+from jobs.compose import composed, refuse_wrong, settings
 from jobs.groups import choices
 from jobs.job import JobFailed
 from jobs.room import less_memory
@@ -93,6 +93,7 @@ def _patient(config: DictConfig) -> Patient:
     for key in ("sampler", "steps", "guidance"):
         if config.generate[key] is None:
             config.generate[key] = config.model[key]
+    refuse_wrong(config)
     training = settings(TrainSettings, config.train, "train")
     model = settings(ModelSettings, config.model, "model")
     generate = settings(GenerateSettings, config.generate, "generate")

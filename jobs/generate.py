@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from jobs.compose import settings
+from jobs.compose import settings, stood_in
 from jobs.job import Context, JobFailed, Writes, tell_unused_gpus
 from jobs.preflight import Findings
 from jobs.runfolder import Run
@@ -66,7 +66,7 @@ def check(config: DictConfig, run: Run | None) -> None:
     findings = Findings()
     found = findings.look(lambda: _checkpoint(config, run))
     if found is None:
-        findings.look(lambda: _checked_settings(_stood_in(config)))
+        findings.look(lambda: _checked_settings(stood_in(config)))
         if config.data.path is not None:
             findings.look(partial(_inputs, config))
         findings.refuse()
@@ -115,7 +115,7 @@ def writes(config: DictConfig, run: Run) -> Writes | None:
 
 def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
     """Settings, and what is there of checkpoint and shards."""
-    asked = _stood_in(config)
+    asked = stood_in(config)
     _checked_settings(asked)
     if config.checkpoint not in (None, "best", "newest"):
         given = Path(config.checkpoint).expanduser().absolute()
@@ -124,15 +124,6 @@ def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
     elif run.checkpoints not in coming:
         _checkpoint(asked, run)
     check_coming(config.data, coming)
-
-
-def _stood_in(config: DictConfig) -> DictConfig:
-    """A copy with something valid for what is null, and which only the checkpoint can say."""
-    asked = config.copy()
-    for key, stand_in in (("sampler", "ddim"), ("steps", 1), ("guidance", 1.0)):
-        if asked.generate[key] is None:
-            asked.generate[key] = stand_in
-    return asked
 
 
 def _checked_settings(config: DictConfig) -> tuple[GenerateSettings, tuple[int, ...]]:

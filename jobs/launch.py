@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from jobs.compose import composed
+from jobs.compose import composed, refuse_wrong
 from jobs.job import Context, Job, bad_nodes, claims_work, job, share_of, tries, warning_s
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, SHARED, JobFolder, Run, Taken, share, short
@@ -60,14 +60,18 @@ def launch(request: Request) -> int:
     os.umask(PRIVATE)
     config = composed(request.name, request.words)
     module = job(request.name)
-    cluster = share_of(module, config)
-    run = run_of(config, cluster)
+    findings = Findings()
+    findings.look(partial(refuse_wrong, config))
+    cluster = findings.look(partial(share_of, module, config))
+    run = findings.look(partial(run_of, config))
+    if cluster is None or (run is None and cluster.kind != "here"):
+        findings.refuse()
+    assert cluster is not None
     answer: dict[str, Any] = {"job": request.name, "run": run.name if run else None, "state": "done"}
     workers = cluster.workers if module.ARRAY else None
     folder = run.next_job(request.name) if run else None
     submitter = submitter_of(request, module, config, folder, cluster) if folder else None
     queue_answers = not request.dry_run or shutil.which("sbatch") is not None
-    findings = Findings()
     if submitter and queue_answers:
         findings.look(partial(submitter.check, workers))
     findings.look(partial(module.check, config, run))
@@ -200,9 +204,9 @@ def _off_bad_nodes(
     return avoiding
 
 
-def run_of(config: DictConfig, cluster: Cluster) -> Run | None:
+def run_of(config: DictConfig) -> Run | None:
     if config.run is None:
-        if cluster.kind != "here":
+        if config.cluster.kind != "here":
             raise InputError("run is not set, and a queued job needs a run folder", "add run=NAME")
         return None
     return Run.named(str(config.runs), str(config.run))

@@ -133,6 +133,44 @@ def test_all_that_is_wrong_with_a_group_is_told_a_line_each(words, keys, capsys,
     assert sorted(next(key for key in keys if line.startswith(f"mvdiff: {key}")) for line in lines) == sorted(keys)
 
 
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (
+            ["train", "run=x", "data=y", "train.batch=0", "model.steps=0", "cluster.time_min=-3"],
+            ["train.batch=0", "model.steps=0", "cluster.time_min=-3"],
+        ),
+        (["train", "cluster.workers=0"], ["data is not set", "run is not set", "cluster.workers=0"]),
+        (
+            ["generate", "run=../x", "data=y", "generate.batch=0", "cluster.workers=0"],
+            ["generate.batch is 0", "cluster.workers=0", "run='../x'"],
+        ),
+        (
+            ["train", "run=x", "data=y", "train.batch=0", "cluster.workers=0", "then", "generate", "run=x",
+             "generate.batch=0", "then", "evaluate", "data=z", "cluster.nodes=0"],
+            ["train.batch=0", "cluster.workers=0", "data is not set", "generate.batch is 0", "run is not set",
+             "cluster.nodes=0"],
+        ),
+        (
+            ["doctor", "train.batch=0", "generate.batch=0", "cluster.nodes=0"],
+            ["train.batch=0", "generate.batch is 0", "cluster.nodes=0"],
+        ),
+        (
+            ["train", "run=x", "data=y", "train.batch=0", "cluster=slurm", "cluster.cpus_per_gpu=-1"],
+            ["train.batch=0", "cluster.cpus_per_gpu=-1"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_several_groups_is_told_together(words, keys, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    lines = told.splitlines()
+    for key in keys:
+        assert sum(line.startswith(f"mvdiff: {key}") for line in lines) == 1, f"{key} in {told}"
+    assert list(tmp_path.iterdir()) == [], "nothing is written for a request that is refused"
+
+
 def test_json_keeps_standard_output_to_one_object(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["verify", str(tmp_path), "--dry-run", "--json"]) == 0
