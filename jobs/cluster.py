@@ -19,10 +19,10 @@ from jobs.groups import find, user_folder
 from jobs.parser import helped, parser
 from jobs.preflight import Findings
 from jobs.runfolder import short
-from mvdiff.errors import InputError, counted
+from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
-from slurm.offer import Partition, accounts, fitted, partitions, span
+from slurm.offer import Partition, accounts, fitted, partitions, refuse_gpus, refuse_minutes
 from slurm.patience import persevere
 
 HELP = """\
@@ -174,25 +174,15 @@ def _partitions(there: list[Partition], values: dict[str, Any], talks: bool, con
 
 def _refuse_impossible(key: str, values: dict[str, Any], chosen: list[Partition], charged: list[str]) -> None:
     """Refuse a value of ``key`` that no partition of ``chosen`` allows, or an account that is not ``charged``."""
-    value, named = values[key], ", ".join(one.name for one in chosen)
+    value = values[key]
     if key == "account":
         # without accounting nobody knows which there are
         if charged and value not in charged:
             raise RequestError(f"account {value!r} is none of yours", f"choose account= from {', '.join(charged)}")
     elif key == "gpus_per_node":
-        gpus = max(one.gpus_of_a_node for one in chosen)
-        if not 0 <= value <= gpus:
-            has = f"has more than {counted(gpus, 'GPU')}" if gpus else "has GPUs"
-            raise RequestError(
-                f"gpus_per_node={value} cannot be: no node of partition {named} {has}", f"give 0 to {gpus}"
-            )
+        refuse_gpus(key, value, chosen)
     else:
-        limits = [one.minutes for one in chosen if one.minutes is not None]
-        # a QOS may lift the limit of a partition
-        most = max(limits) if len(limits) == len(chosen) and values.get("qos") is None else None
-        if value < 1 or (most is not None and value > most):
-            ends = f"partition {named} ends jobs after {span(most)}" if most else "a job takes a minute at least"
-            raise RequestError(f"time_min={value} cannot be: {ends}", f"give 1 to {most}" if most else "give 1 or more")
+        refuse_minutes(key, value, chosen, values.get("qos"))
 
 
 def _asked(

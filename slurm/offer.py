@@ -3,7 +3,7 @@
 import getpass
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,75 @@ def fitted(cluster: Cluster, tell: Callable[[str], None]) -> tuple[Cluster, str 
                 return tried, None
             first = first or refusal
     return cluster, first
+
+
+def beyond(cluster: Cluster) -> Iterator[RequestError]:
+    """What of ``cluster`` its partition's limit or the largest of its nodes forbids.
+
+    Raises:
+        RequestError: sinfo does not answer.
+    """
+    names = (cluster.partition or "").split(",")
+    chosen = [one for one in partitions() if (one.name in names if cluster.partition else one.default)]
+    if not chosen:
+        return
+    looks = (
+        lambda: refuse_minutes("cluster.time_min", cluster.time_min, chosen, cluster.qos),
+        lambda: refuse_gpus("cluster.gpus_per_node", cluster.gpus_per_node, chosen),
+        lambda: refuse_cpus(cluster, chosen),
+    )
+    for look in looks:
+        try:
+            look()
+        except RequestError as error:
+            yield error
+
+
+def refuse_minutes(key: str, minutes: int, chosen: Sequence[Partition], qos: str | None) -> None:
+    """
+    Raises:
+        RequestError: the time limit ``minutes`` is longer than all partitions of ``chosen`` allow, or none.
+    """
+    limits = [one.minutes for one in chosen if one.minutes is not None]
+    # a QOS may lift the limit of a partition
+    most = max(limits) if len(limits) == len(chosen) and qos is None else None
+    if minutes < 1 or (most is not None and minutes > most):
+        ends = f"partition {_named(chosen)} ends jobs after {span(most)}" if most else "a job takes a minute at least"
+        raise RequestError(f"{key}={minutes} cannot be: {ends}", f"give 1 to {most}" if most else "give 1 or more")
+
+
+def refuse_gpus(key: str, gpus: int, chosen: Sequence[Partition]) -> None:
+    """
+    Raises:
+        RequestError: no node of the partitions ``chosen`` has so many.
+    """
+    most = max(one.gpus_of_a_node for one in chosen)
+    if not 0 <= gpus <= most:
+        has = f"has more than {most} GPU{'s' if most > 1 else ''}" if most else "has GPUs"
+        raise RequestError(
+            f"{key}={gpus} cannot be: no node of partition {_named(chosen)} {has}",
+            f"give 0 to {most}" if most else "give 0",
+        )
+
+
+def refuse_cpus(cluster: Cluster, chosen: Sequence[Partition]) -> None:
+    """
+    Raises:
+        RequestError: no node of the partitions ``chosen`` has as many as its tasks would take.
+    """
+    most = max(kind.cpus for one in chosen for kind in one.nodes)
+    asked = cluster.tasks * cluster.cpus
+    if asked > most:
+        key = "cpus_per_task" if cluster.cpus_per_gpu is None or not cluster.gpus_per_node else "cpus_per_gpu"
+        raise RequestError(
+            f"{asked} CPUs of a node (tasks: {cluster.tasks}, CPUs a task: {cluster.cpus}) cannot be: no node of "
+            f"partition {_named(chosen)} has more than {most}",
+            f"lower cluster.{key} or cluster.tasks_per_node",
+        )
+
+
+def _named(chosen: Sequence[Partition]) -> str:
+    return ", ".join(one.name for one in chosen)
 
 
 def span(minutes: int) -> str:

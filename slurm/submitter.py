@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ from submitit.local.local import LocalJob
 
 from slurm.cluster import Cluster
 from slurm.command import reason
-from slurm.errors import Full, Refused, RequestError, Unanswered
+from slurm.errors import Full, Refused, RequestError, Unanswered, refuse
 from slurm.local import LocalExecutor
+from slurm.offer import beyond
 from slurm.patience import persevere
 from slurm.queue import largest_array, nodes, partitions
 from slurm.requeue import TRIES
@@ -91,6 +93,11 @@ class Submitter:
             raise
         except RequestError as error:
             cluster = self.cluster
+            impossible: list[RequestError] = []
+            with suppress(RequestError):
+                impossible += beyond(cluster)
+            if impossible:
+                refuse(impossible)
             if UNAVAILABLE in error.what and not all(nodes(cluster.partition).values()):
                 # whoever may say whether it is the nodes that are away, or the request, is sbatch itself
                 self._tell("SLURM names no node that could run this now, and some of the partition are down or drained")

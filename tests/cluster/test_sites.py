@@ -79,6 +79,19 @@ def test_given_answers_that_cannot_be_are_told_all_at_once_with_what_is_possible
     assert not mine.exists()
 
 
+def test_a_job_beyond_its_partition_is_told_what_that_has(cluster, answer):
+    asked = ["partition=short", "time_min=60", "gpus_per_node=9", "tasks_per_node=1", "cpus_per_task=500"]
+    status, told = answer("train", "run=x", "data=nix", "cluster=slurm", *(f"cluster.{word}" for word in asked))
+    assert status == 2
+    lines = told.splitlines()
+    assert lines[:2] == [
+        "mvdiff: cluster.time_min=60 cannot be: partition short ends jobs after 5 min: give 1 to 5",
+        "mvdiff: cluster.gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
+    ]
+    assert "500 CPUs of a node" in lines[2] and lines[2].endswith("lower cluster.cpus_per_task or cluster.tasks_per_node")
+    assert "nix" in lines[3]
+
+
 def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine, tmp_path):
     """As a person sits before it: at a terminal."""
     terminal, end = pty.openpty()
