@@ -10,9 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from jobs import manual, sites
 from jobs.aviary import PARTS, Aviary
 from jobs.compose import composed, settings
@@ -79,7 +76,6 @@ def canaries(words: Sequence[str], as_json: bool) -> int:
     if as_json:
         print(json.dumps({**answer, "reports": aviary.figures()}))
         return status
-    _table(site, findings)
     print(said)
     if waiting:
         print("not known yet: " + ", ".join(f"{part} ({why})" for part, why in waiting.items()))
@@ -130,11 +126,6 @@ def written(site: str, words: Sequence[str], findings: list[Finding]) -> str:
 
 
 def _print(finding: Finding) -> None:
-    print(f"{finding.level:<7}{finding.part:<12}{finding}", flush=True)
-
-
-def _table(site: str, findings: list[Finding]) -> None:
-    table = Table("", "part", "found", "change", title=f"cluster={site}", title_justify="left")
-    for finding in findings:
-        table.add_row(finding.level, finding.part, finding.what, finding.mend)
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)
+    print(f"{finding.level:<7}{finding.part:<12}{finding.what}", flush=True)
+    if finding.mend:
+        print(f"{'':<19}{finding.mend}", flush=True)
