@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 WITH_PATH = ("verify", "export")
 LOOKING_AFTER = ("status", "logs", "cancel", "retry", "show", "clean")
+SUBMIT = (*JOBS, "demo", "retry", "doctor", "bench")
 BY_ITSELF = (*LOOKING_AFTER, "cluster")
 CHAINED = tuple(name for name in JOBS if name not in WITH_PATH)
 OF_THE_CHAIN = ("--dry-run", "--wait", "--json")
@@ -71,7 +72,8 @@ def _told(words: list[str]) -> int:
     except OSError as error:
         told = f"{error.filename or 'a file'}: {error.strerror or error}: mend that and start again"
     except KeyboardInterrupt:
-        print("mvdiff: interrupted; a job that was already submitted goes on", file=sys.stderr)
+        told = "mvdiff: interrupted; a job that was already submitted goes on"
+        print(told if words[0] in SUBMIT else "mvdiff: interrupted", file=sys.stderr)
         return 130
     lines = list(map(str, getattr(refused, "errors", []))) or [told]
     for line in lines:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.prompt import IntPrompt, Prompt
 
 from jobs import sites
-from jobs.compose import composed, settings
+from jobs.compose import composed, nearest, settings
 from jobs.groups import find, user_folder
 from jobs.parser import helped, parser
 from jobs.preflight import Findings
@@ -80,6 +80,8 @@ def cluster(words: Sequence[str]) -> int:
                 return _new(name, given, asked.yes, asked.here, asked.force, asked.json)
             except EOFError:
                 raise InputError("the questions got no answer", "answer them, or add --yes") from None
+        case "new", _:
+            raise InputError("SITE is not given", "say mvdiff cluster new SITE, a name of your choice")
         case "list", []:
             return _list(asked.json)
         case "show", [name]:
@@ -100,6 +102,8 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
     def tell(line: str) -> None:
         console.print(f"cluster: {line}")
 
+    if not (talks or yes or as_json):
+        tell("no terminal is there to answer: takes what is suggested, as with --yes")
     there = persevere(partitions, tell)
     if not there:
         raise RequestError("sinfo shows no partition that is up and that you may use", "ask the site which is yours")
@@ -127,6 +131,9 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
         return 0
     console.print(f"SLURM takes such jobs; {short(file)} says:")
     console.print("".join(f"  {line}\n" for line in file.read_text(encoding="utf-8").splitlines()), end="")
+    own = user_folder() / "cluster" / file.name
+    if own != file and own.exists():
+        tell(f"in this folder cluster={name} means that file now, and no longer {short(own)}")
     console.print(f"next: mvdiff doctor cluster={name}")
     return 0
 
@@ -139,7 +146,7 @@ def _given(words: Sequence[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         key = key.removeprefix("cluster.")
         if not equals or key not in known or key == "kind":
-            raise InputError(f"{word!r} is no key of a site", f"choose from {', '.join(known)}")
+            raise InputError(f"{word!r} is no key of a site", nearest(key, list(known)))
         try:
             found[key] = yaml.safe_load(value)
             json.dumps(found[key])

@@ -27,6 +27,9 @@ from slurm.errors import RequestError
 
 T = TypeVar("T")
 
+_COMMANDS = {"canaries": "doctor cluster=SITE"}
+"""What a configuration's command is called where it bears another name."""
+
 _KINDS: dict[str, type] = {
     "model": ModelSettings,
     "train": TrainSettings,
@@ -82,13 +85,13 @@ def composed(job: str, words: Sequence[str]) -> DictConfig:
         except (ConfigCompositionException, ConfigKeyError) as error:
             raise _unknown_key(job, error) from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise InputError(_first_line(error), f"see mvdiff {job} --help") from None
+            raise InputError(_first_line(error), f"see mvdiff {_COMMANDS.get(job, job)} --help") from None
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(f"{key}{_first_line(error)}", f"see mvdiff {job} --help") from None
+        raise InputError(f"{key}{_first_line(error)}", f"see mvdiff {_COMMANDS.get(job, job)} --help") from None
     if missing:
         refuse([*_unset(job, missing), *_wrong(config)])
     return config
@@ -144,7 +147,7 @@ def settings(kind: type[T], node: Any, where: str) -> T:
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in map(str, content):
         if key not in names:
-            raise InputError(f"unknown key {f'{where}.{key}'.lstrip('.')}", _nearest(key, names))
+            raise InputError(f"unknown key {f'{where}.{key}'.lstrip('.')}", nearest(key, names))
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.type in ("str", "str | None", str, str | None) and isinstance(content.get(field.name), bool | float):
             key = f"{where}.{field.name}".lstrip(".")
@@ -236,11 +239,13 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]
         if word.startswith("+"):
             raise InputError(f"{word!r} adds a key that nothing reads", "leave the + away")
         try:
-            OverridesParser.create().parse_override(word)
+            override = OverridesParser.create().parse_override(word)
         except HydraException:
             raise InputError(
                 f"{word!r} cannot be read", f"""quote the value for Hydra and for the shell: {key}="'...'" """.strip()
             ) from None
+        if override.is_sweep_override():
+            raise InputError(f"{word!r} is no list", f'write it in brackets and quotes: "{key}=[{value}]"')
         overrides.append(word)
     return overrides, literals
 
@@ -291,12 +296,12 @@ def _unknown_key(job: str, error: Exception) -> InputError:
     full = re.search(r"full_key: (\S+)", str(cause))
     key = group.group(1) if group else full.group(1) if full else found.group(1) if found else None
     if key is None:
-        return InputError(_first_line(error), f"see mvdiff {job} --help")
+        return InputError(_first_line(error), f"see mvdiff {_COMMANDS.get(job, job)} --help")
     names = known_keys(job)
     if key in names:
         owner = key.partition(".")[0]
         return InputError(f"{key!r} is no key of this {owner}", f"choose another {owner}=, or leave it away")
-    return InputError(f"unknown key {key!r}", _nearest(key, names))
+    return InputError(f"unknown key {key!r}", nearest(key, names))
 
 
 def known_keys(job: str) -> list[str]:
@@ -318,7 +323,8 @@ def known_keys(job: str) -> list[str]:
     return walk(config, "")
 
 
-def _nearest(key: str, names: Sequence[str]) -> str:
+def nearest(key: str, names: Sequence[str]) -> str:
+    """For a mistyped ``key``: which of ``names`` was meant, or what there is."""
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
     last = key.rsplit(".", 1)[-1]
     near += [name for name in names if name.rsplit(".", 1)[-1] == last and name not in near]

@@ -51,12 +51,14 @@ def retry(words: Sequence[str]) -> int:
     if helped(words, HELP):
         return 0
     options = parser("retry")
-    options.add_argument("run")
+    options.add_argument("run", nargs="?")
     options.add_argument("overrides", nargs="*")
     options.add_argument("--job")
     for flag in ("--dry-run", "--wait", "--json"):
         options.add_argument(flag, action="store_true")
     asked = options.parse_intermixed_args(words)
+    if asked.run is None:
+        raise InputError("RUN is not given", "say mvdiff retry RUN; mvdiff status shows which there are")
     run = named_run(asked.run)
     seen = look_at([run], _tell)
     folder, others = _failed(run, seen, asked.job)

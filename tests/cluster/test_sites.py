@@ -86,10 +86,25 @@ def test_a_job_beyond_its_partition_is_told_what_that_has(cluster, answer):
     lines = told.splitlines()
     assert lines[:2] == [
         "mvdiff: cluster.time_min=60 cannot be: partition short ends jobs after 5 min: give 1 to 5",
-        "mvdiff: cluster.gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
+        "mvdiff: cluster.gpus_per_node=9 cannot be: no node of partition short has more than 4 GPUs: give 0 to 4",
     ]
-    assert "500 CPUs of a node" in lines[2] and lines[2].endswith("lower cluster.cpus_per_task or cluster.tasks_per_node")
+    assert "500 CPUs of a node" in lines[2] and lines[2].endswith(
+        "lower cluster.cpus_per_task or cluster.tasks_per_node"
+    )
     assert "nix" in lines[3]
+
+
+def test_what_is_suggested_is_taken_aloud_and_a_file_for_a_folder_names_the_one_it_hides(
+    cluster, mine, answer, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    status, told = answer("cluster", "new", "lab", "partition=short")
+    assert status == 0 and "takes what is suggested" in told and "no longer" not in told
+    status, told = answer("cluster", "new", "lab", "partition=short", "--here", "--yes")
+    assert status == 0 and "takes what is suggested" not in told
+    assert "in this folder cluster=lab means that file now, and no longer" in told
+    assert (tmp_path / "configs/cluster/lab.yaml").exists()
 
 
 def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine, tmp_path):

@@ -95,6 +95,11 @@ def test_unknown_command(capsys):
         (["train", "run=x", "data=${HOME}"], ["${HOME}"]),
         (["testbed", "fly"], ["fly", "mvdiff testbed --help"]),
         (["demo", "now"], ["now"]),
+        (["doctor", "cluster=slurm", "parts=gpus,clock"], ["brackets and quotes", '"parts=[gpus,clock]"']),
+        (["doctor", "cluster=slurm", "nodes=${nope}"], ["mvdiff doctor cluster=SITE --help"]),
+        (["retry"], ["RUN is not given"]),
+        (["cluster", "new"], ["SITE is not given"]),
+        (["cluster", "new", "lab", "prtition=low", "--yes"], ["'prtition=low'", "did you mean partition"]),
     ],
 )
 def test_a_mistake_is_told_in_one_line_that_names_the_cure(words, says, capsys, tmp_path, monkeypatch):
