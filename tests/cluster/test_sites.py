@@ -1,5 +1,6 @@
 """`mvdiff cluster new` on a real SLURM: what it finds out, and which requests it has SLURM try."""
 
+import io
 import os
 import pty
 import shutil
@@ -98,7 +99,7 @@ def test_what_is_suggested_is_taken_aloud_and_a_file_for_a_folder_names_the_one_
     cluster, mine, answer, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     status, told = answer("cluster", "new", "lab", "partition=short")
     assert status == 0 and "takes what is suggested" in told and "no longer" not in told
     status, told = answer("cluster", "new", "lab", "partition=short", "--here", "--yes")
