@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from jobs.groups import CONFIGS, choices, find, own_folders
-from mvdiff.bench.settings import BenchSettings
 from mvdiff.errors import InputError, refuse
 from mvdiff.evaluate.settings import EvaluateSettings
 from mvdiff.generate.settings import GenerateSettings, reference_views
@@ -35,10 +34,9 @@ _KINDS: dict[str, type] = {
     "train": TrainSettings,
     "generate": GenerateSettings,
     "evaluate": EvaluateSettings,
-    "bench": BenchSettings,
     "cluster": Cluster,
 }
-"""What the groups of a configuration must make."""
+"""What the groups of a job's configuration must make."""
 
 LITERAL = frozenset(
     {

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 INTERVAL = 10
 STEPS = 240
 WORLD = 4
-STRIKES = int(os.environ.get("MVDIFF_STRIKES", "10"))
+STRIKES = int(os.environ.get("MVDIFF_STRIKES", "6"))
 
 
 @pytest.fixture(scope="session")
