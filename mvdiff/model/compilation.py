@@ -91,15 +91,16 @@ def compile_in_place(*modules: nn.Module) -> None:
         module.compile(fullgraph=True, dynamic=False, options=options)
 
 
-def norm_by_channel(module: nn.Module) -> None:
-    """Let ``module``, before it is compiled, norm its groups a channel at a time.
+def norm_by_channel(*modules: nn.Module) -> None:
+    """Let each of ``modules``, before it is compiled, norm its groups a channel at a time.
 
     It is for the autoencoder, whose planes are large: decoding gains a fifth. A UNet, with many norms of small planes,
     gains nothing and is traced a sixth longer.
     """
-    for norm in module.modules():
-        if isinstance(norm, nn.GroupNorm):
-            norm.forward = MethodType(_group_norm, norm)  # type: ignore[method-assign]
+    for module in modules:
+        for norm in module.modules():
+            if isinstance(norm, nn.GroupNorm):
+                norm.forward = MethodType(_group_norm, norm)  # type: ignore[method-assign]
 
 
 def _group_norm(self: nn.GroupNorm, values: Tensor) -> Tensor:

@@ -99,8 +99,7 @@ class MultiViewPipeline:
         white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
 
         def call() -> None:
-            for part in decoder:
-                norm_by_channel(part)
+            norm_by_channel(*decoder)
             compile_in_place(*parts)
             self._views(white, [0], sampling)
 

@@ -36,8 +36,7 @@ def compile_training(
     }  # fmt: skip
 
     def work() -> None:
-        for part in encoder:
-            norm_by_channel(part)
+        norm_by_channel(*encoder)
         compile_in_place(model.unet, *encoder)
         batch = random_batch(model, settings.micro_batch, device)
         run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
