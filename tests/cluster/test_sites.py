@@ -140,14 +140,17 @@ def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, min
 def test_a_job_for_drained_nodes_is_queued_and_waits_for_them(cluster, answer, tmp_path, monkeypatch, eventually):
     monkeypatch.chdir(tmp_path)
     words = ["synth", "run=x", "samples=2", "size=32", "held_out=0", "cluster=slurm", "cluster.cpus_per_task=1"]
-    subprocess.run(["scontrol", "update", "NodeName=n[1-4]", "State=DRAIN", "Reason=test"], check=True)
+    names = [node.name for node in cluster.nodes.states()]
+    for name in names:
+        cluster.drain_node(name)
     try:
         status, told = answer(*words)
         assert status == 0 and "some of the partition are down or drained" in told
         status, told = answer(*words[:1], "run=y", *words[2:], "cluster.cpus_per_task=500")
         assert status == 2, "no node will ever have so many"
     finally:
-        subprocess.run(["scontrol", "update", "NodeName=n[1-4]", "State=RESUME"], check=True)
+        for name in names:
+            cluster.recover_node(name)
     eventually(lambda: answer("status", "x", "--json")[1]["states"][0]["state"] == "done", 60)
 
 
