@@ -76,19 +76,22 @@ def _refusal(key: str, what: str, lacking: str) -> InputError:
     return InputError(f"{key}=true cannot work: {what}", f"install {lacking}, or say {key}=false")
 
 
+OPTIONS: dict[str, Any] = {
+    # or kernels are chosen by measuring, which makes other last bits on other nodes
+    "deterministic": True,
+    # which torch keeps in a folder of its own choice, whoever made that
+    "cpp_cache_precompile_headers": False,
+    # channels last, which the GPU's convolutions take: Inductor by itself leaves a graph with one narrow convolution,
+    # as that of the latents, in torch's order, and every convolution then turns its data twice
+    "force_layout_optimization": True,
+}
+"""What Inductor is told."""
+
+
 def compile_in_place(*modules: nn.Module) -> None:
     """Let each of ``modules`` compile at its first call with arguments of a new shape."""
-    options: dict[str, Any] = {
-        # or kernels are chosen by measuring, which makes other last bits on other nodes
-        "deterministic": True,
-        # which torch keeps in a folder of its own choice, whoever made that
-        "cpp_cache_precompile_headers": False,
-        # channels last, which the GPU's convolutions take: Inductor by itself leaves a graph with one narrow
-        # convolution, as that of the latents, in torch's order, and every convolution then turns its data twice
-        "force_layout_optimization": True,
-    }
     for module in modules:
-        module.compile(fullgraph=True, dynamic=False, options=options)
+        module.compile(fullgraph=True, dynamic=False, options=OPTIONS)
 
 
 def norm_by_channel(*modules: nn.Module) -> None:
@@ -196,7 +199,7 @@ def _no_collection() -> Iterator[None]:
 
 def _counted() -> tuple[int, int]:
     """Graphs of this process so far, and those of them that were found in a cache."""
-    return counters["stats"]["unique_graphs"], counters["inductor"]["fxgraph_cache_hit"]
+    return counters["aot_autograd"]["total"], counters["aot_autograd"]["autograd_cache_hit"]
 
 
 def _private(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """The multi-view model: a stock diffusers UNet over six view latents, joined by attention, told its cameras."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -59,6 +60,28 @@ class Condition:
     """What the reference pass left for each self-attention layer: float [B, s s, width], or [1, ...]."""
 
 
+def unet_pass(
+    unet: UNet2DConditionModel,
+    noisy: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    labels: Tensor | None,
+    seen: dict[str, Tensor],
+    views: int,
+    keep: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What ``unet`` makes of ``noisy`` float [N, channels, h, w], every ``views`` rows of which are one sample.
+
+    Float [N, C, h, w], and with ``keep`` the input of each self-attention layer: float [N, h w, width]. Such inputs of
+    an earlier pass are ``seen``; ``labels`` float [N, width] are added to the timestep's embedding.
+    """
+    joint = Joint(views, dict(seen), keep)
+    predicted = unet(
+        noisy, timestep, encoder_hidden_states=context, class_labels=labels, cross_attention_kwargs={"joint": joint}
+    ).sample
+    return predicted, joint.reference if keep else {}
+
+
 class MultiViewModel(nn.Module):
     """Six views through one UNet, side by side in the batch axis or as one tile (``layout.py``).
 
@@ -107,6 +130,8 @@ class MultiViewModel(nn.Module):
             context.prompt.requires_grad_(settings.prompt == "learnable")
             context.register_to_config(learned=context.config["learned"] or settings.prompt != "text")
         attention.install(unet)
+        self.unet_pass: Callable[..., tuple[Tensor, dict[str, Tensor]]] = partial(unet_pass, unet)
+        """Of the arguments that follow the UNet there; compiled, where there is a compiled one."""
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
@@ -214,10 +239,9 @@ class MultiViewModel(nn.Module):
             shown = signal * latents + spread * noise
         else:
             shown, timestep = latents, torch.zeros_like(timestep)
-        joint = Joint(views=1, keep=True)
         here = torch.zeros(len(latents), 4, device=latents.device)
-        self._unet(shown, latents, timestep, context, None if self.tiled else here, joint)
-        return Condition(latents, context, joint.reference)
+        _, kept = self._unet(shown, latents, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
+        return Condition(latents, context, kept)
 
     def predict_v(self, noisy: Tensor, timestep: Tensor, cameras: Tensor, condition: Condition) -> Tensor:
         """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.
@@ -229,16 +253,17 @@ class MultiViewModel(nn.Module):
         latents = condition.latents.expand(samples, -1, -1, -1).contiguous()
         context = condition.context.expand(samples, -1, -1).contiguous()
         seen = {name: one.expand(samples, -1, -1).contiguous() for name, one in condition.seen.items()}
-        joint = Joint(views=1 if self.tiled else views, reference=seen)
         if self.tiled:
-            return untile(self._unet(tile(noisy, self.slots), latents, timestep, context, None, joint), self.slots)
-        predicted = self._unet(
+            predicted, _ = self._unet(tile(noisy, self.slots), latents, timestep, context, None, seen, views=1)
+            return untile(predicted, self.slots)
+        predicted, _ = self._unet(
             noisy.flatten(0, 1),
             latents.repeat_interleave(views, 0),
             timestep.repeat_interleave(views),
             context,
             cameras.flatten(0, 1),
-            joint,
+            seen,
+            views=views,
         )  # [B 6, C, h, w]
         return predicted.unflatten(0, (-1, views))
 
@@ -249,9 +274,11 @@ class MultiViewModel(nn.Module):
         timestep: Tensor,
         context: Tensor,
         cameras: Tensor | None,
-        joint: Joint,
-    ) -> Tensor:
-        """float [N, C, h, w] of one pass; ``latents`` are the condition's, ``cameras`` float [N, 4] or None.
+        seen: dict[str, Tensor],
+        views: int,
+        keep: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``unet_pass``; ``latents`` are the condition's, ``cameras`` float [N, 4] or None.
 
         ``context`` is of N rows, or one for every few consecutive rows.
         """
@@ -266,13 +293,8 @@ class MultiViewModel(nn.Module):
                 context = context.repeat_interleave(len(cameras) // len(context), 0) + self.camera.into_tokens(injected)
             else:
                 channels.append(self.camera.into_channels(injected, *noisy.shape[-2:]))
-        return self.unet(
-            torch.cat(channels, 1) if len(channels) > 1 else noisy,
-            timestep,
-            encoder_hidden_states=context,
-            class_labels=labels,
-            cross_attention_kwargs={"joint": joint},
-        ).sample
+        noisy = torch.cat(channels, 1) if len(channels) > 1 else noisy
+        return self.unet_pass(noisy, timestep, context, labels, seen, views, keep)
 
     def twin(self) -> Self:
         """A copy whose trained weights are its own, while both share what is frozen."""

@@ -14,14 +14,14 @@ from mvdiff.errors import InputError
 from mvdiff.model.compilation import (
     Compilation,
     CompileCache,
-    compile_in_place,
     compiled,
     norm_by_channel,
     refuse_compiling,
 )
 from mvdiff.model.folder import load
-from mvdiff.model.multiview import MultiViewModel
+from mvdiff.model.multiview import MultiViewModel, unet_pass
 from mvdiff.model.noise import SampleNoise
+from mvdiff.model.precompiled import Precompiled
 from mvdiff.model.sampler import Blanks, Sampling, sample
 from mvdiff.model.space import KLSpace
 from mvdiff.placement import framed
@@ -99,8 +99,10 @@ class MultiViewPipeline:
         white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
 
         def call() -> None:
+            self.model.unet_pass = Precompiled(unet_pass, self.model.unet)
             norm_by_channel(*decoder)
-            compile_in_place(*parts)
+            for part in decoder:
+                part.forward = Precompiled(type(part).forward, part)
             self._views(white, [0], sampling)
 
         try:

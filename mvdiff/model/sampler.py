@@ -17,6 +17,7 @@ from torch import Tensor
 from mvdiff.errors import InputError
 from mvdiff.model.multiview import Condition, MultiViewModel
 from mvdiff.model.noise import SampleNoise, blank_noise
+from mvdiff.model.precompiled import uncompiled
 
 
 class _Ancestral(EulerAncestralDiscreteScheduler):
@@ -143,7 +144,7 @@ def sample(
     kept = Blanks() if kept is None else kept
     blank_draw = drawn(blanks, "reference_posterior")
     if kept.latents is None:
-        with _uncompiled():
+        with uncompiled():
             kept.latents = model.blank(blank_draw)
     blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
@@ -163,7 +164,7 @@ def sample(
         if _guided(sampling, step, model):
             shared = number if stale else 0
             if shared not in unconditional:
-                with _uncompiled():
+                with uncompiled():
                     unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
@@ -174,11 +175,6 @@ def sample(
         latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
     return latents
-
-
-def _uncompiled() -> Any:
-    """For a pass of one row that is made once and kept: to compile for it takes longer than it ever saves."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from mvdiff.errors import InputError
-from mvdiff.model import pipeline
+from mvdiff.model import precompiled
 from mvdiff.model.build import create
 from mvdiff.model.compilation import CompileCache, compiled, refuse_compiling
 from mvdiff.model.pipeline import MultiViewPipeline
@@ -30,7 +30,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """This node's own disk, empty, and a process that has compiled nothing."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, "")  # to be put back, whatever the test sets
+        monkeypatch.setenv(name, str(tmp_path))  # put back, whatever the test sets
     torch._dynamo.reset()
     yield tmp_path
     torch._dynamo.reset()
@@ -43,51 +43,79 @@ def cache(disk: Path) -> CompileCache:
 
 def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypatch):
     """All but Inductor's kernels, of which a model this small has so many that a C++ compiler takes minutes."""
-    monkeypatch.setattr(pipeline, "compile_in_place", _traced)
+    graphs = []
+
+    def recorded(graph, dataless):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(precompiled, "kernels", recorded)
     model = awake(create(settings(reference="noised"), draw_pictures(0, 4), 0))
     pictures = draw_pictures(5, 3)[:, 0]
     asked = {"steps": 3, "guidance": 2.0}
     eager = MultiViewPipeline(model)(pictures, seeds=[7, 8, 9], **asked)
     chosen = MultiViewPipeline(model)
-    made = chosen.compile(3, guidance=2.0)
-    assert made.graphs == 2, "one for the reference, one for the views; the blank reference is made once, as it is"
-    assert made.folder.is_relative_to(disk)
-    ready = counters["stats"]["unique_graphs"]
+    assert chosen.compile(3, guidance=2.0).folder.is_relative_to(disk)
+    assert len(graphs) == 2, "one for the reference, one for the views; the blank reference is made once, as it is"
     views = chosen(pictures, seeds=[7, 8, 9], **asked)
     assert np.abs(views.astype(int) - eager).max() <= 1
     beside = chosen([*(255 - pictures[:1]), *pictures[1:]], seeds=[1, 8, 9], **asked)
     assert np.array_equal(beside[1:], views[1:]) and not np.array_equal(beside[0], views[0])
     assert np.array_equal(chosen(pictures[:1], seeds=[7], **asked)[0], views[0])
     chosen(pictures[:2], seeds=[7, 8], steps=7, guidance=3.0, guidance_interval=(0.2, 0.6), reference_view=1)
-    assert counters["stats"]["unique_graphs"] == ready, "something was compiled outside of its turn"
+    assert len(graphs) == 2, "something was compiled outside of its turn"
     with pytest.raises(InputError, match="4 pictures in a call: give 3"):
         chosen([*pictures, pictures[0]], seeds=range(4), steps=1)
 
 
-def _traced(*modules: torch.nn.Module) -> None:
-    for module in modules:
-        module.compile(fullgraph=True, dynamic=False, backend="aot_eager")
+def test_kernels_are_of_what_a_function_is_given(cache):
+    """Each shape and flag has kernels of its own; weights are read at every call."""
+
+    def scaled(layer, values, parts, twice):
+        total = layer(values) + sum(parts["more"])
+        return {"out": total * 2 if twice else total, "in": [values + 1]}
+
+    layer = torch.nn.Linear(3, 3)
+    kernels = precompiled.Precompiled(scaled, layer)
+    values, parts = torch.randn(2, 3), {"more": (torch.ones(3), torch.ones(3))}
+    with cache.turn(print), torch.inference_mode():
+        for given in (values, torch.randn(5, 3)):
+            for twice in (True, False):
+                found, expected = kernels(given, parts, twice), scaled(layer, given, parts, twice)
+                assert torch.allclose(found["out"], expected["out"], atol=1e-6)
+                assert torch.equal(found["in"][0], given + 1)
+        layer.weight.mul_(3)
+        assert torch.allclose(kernels(values, parts, True)["out"], scaled(layer, values, parts, True)["out"], atol=1e-6)
+        made = counters["aot_autograd"]["total"]
+        with precompiled.uncompiled():
+            assert kernels(torch.ones(9, 3), parts, False)["out"].shape == (9, 3)
+        assert counters["aot_autograd"]["total"] == made
 
 
 WORKER = """
-import torch
+import sys, torch
 from mvdiff.model.compilation import CompileCache, compile_in_place, compiled
+from mvdiff.model.precompiled import Precompiled
 class Layer(torch.nn.Module):
     def forward(self, values):
         return torch.sin(values) + 1
 layer = Layer()
 def work():
-    compile_in_place(layer)
+    if sys.argv[1] == "traced":
+        compile_in_place(layer)
+    else:
+        layer.forward = Precompiled(Layer.forward, layer)
     layer(torch.ones(2, 4))
 made = compiled(CompileCache.of(torch.device("cpu"), {}), work, lambda line: None)
 print(made.graphs, made.cached)
 """
 
 
-def test_of_two_workers_that_start_together_one_compiles(tmp_path):
+@pytest.mark.parametrize("how", ["traced", "precompiled"])
+def test_of_two_workers_that_start_together_one_compiles(tmp_path, how):
     surroundings = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER], env=surroundings, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", WORKER, how], env=surroundings, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = sorted(worker.communicate(timeout=200)[0].strip() for worker in workers)

@@ -86,13 +86,13 @@ def test_the_ancestral_sampler_is_diffusers_own_bit_for_bit(pipeline):
 
 def test_one_unconditional_pass_serves_a_batch(pipeline, monkeypatch):
     rows = []
-    unet = pipeline.model._unet
+    unet = pipeline.model.unet_pass
 
     def counted(noisy, *rest):
         rows.append(len(noisy))
         return unet(noisy, *rest)
 
-    monkeypatch.setattr(pipeline.model, "_unet", counted)
+    monkeypatch.setattr(pipeline.model, "unet_pass", counted)
     pipeline(PICTURES, seeds=[0, 1, 2], steps=1, guidance=2.0)
     # reference pass and views of the condition, then the one unconditional reference and views again
     assert rows == [3, 18, 1, 18]
