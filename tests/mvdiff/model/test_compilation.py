@@ -68,6 +68,21 @@ def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypa
         chosen([*pictures, pictures[0]], seeds=range(4), steps=1)
 
 
+@pytest.mark.parametrize("options", [{}, {"layout": "tile", "camera": "none"}], ids=["views", "tile"])
+def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk, monkeypatch, options):
+    graphs = []
+    monkeypatch.setattr(precompiled, "kernels", lambda graph, dataless: graphs.append(graph) or graph)
+    pictures = draw_pictures(5, 2)[:, 0]
+    eager = MultiViewPipeline(start(**options), "cpu", "bf16")(pictures, seeds=[7, 8], steps=2)
+    chosen = MultiViewPipeline(start(**options), "cpu", "bf16")
+    chosen.compile(2)
+    assert len(graphs) == 3, "the decoder too"
+    views = chosen(pictures, seeds=[7, 8], steps=2)
+    assert np.abs(views.astype(int) - eager).mean() < 1
+    casts = [node for node in graphs[1].graph.nodes if node.kwargs.get("dtype") == torch.bfloat16]
+    assert casts, "what autocast said was not recorded"
+
+
 def test_kernels_are_of_what_a_function_is_given(cache):
     """Each shape and flag has kernels of its own; weights are read at every call."""
 
