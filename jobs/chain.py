@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from omegaconf import DictConfig
 
 from jobs.compose import composed, refuse_wrong
 from jobs.job import Job, JobFailed, check_ahead, claims_work, job, share_of, unfinished
-from jobs.launch import Request, created, launch, run_of, say, submitter_of
+from jobs.launch import Request, again_of, created, handed_over, launch, off_bad_nodes, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
-from jobs.task import Task
 from jobs.watch import finished, first_error, watch
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
@@ -27,6 +26,16 @@ from slurm.errors import RequestError
 from slurm.sbatch import Before, cancel, following
 from slurm.submission import Submission, states
 from slurm.submitter import Submitter
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Jobs in the queue that are not of this chain, and which its first one follows."""
+
+    folders: Sequence[JobFolder]
+    """In the order in which they run."""
+    after: Sequence[Before]
+    """What waiting for all of them means."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class _Link:
     def folder(self, ahead: int = 0) -> JobFolder:
         return self.run.next_job(self.request.name, ahead)
 
+    def again(self) -> Sequence[int]:
+        return again_of(self.request, self.module, self.config, self.run)
+
     def submitter(self, folder: JobFolder) -> Submitter:
         return submitter_of(self.request, self.module, self.config, folder, self.cluster)
 
@@ -62,15 +74,18 @@ class _Queued:
     after: Sequence[Before]
     """What it waits for."""
 
-    def before(self) -> list[Before]:
+    def before(self) -> Ahead:
         """What the next one waits for."""
-        return _behind(self.link, self.submission.job_ids, self.after)
+        return Ahead([self.folder], behind(self.link.module, self.submission.job_ids, self.after))
 
 
-def chain(requests: Sequence[Request]) -> int:
+def chain(requests: Sequence[Request], ahead: Ahead | None = None) -> int:
     """Check all jobs, then queue all of them, and wait for the last if asked; returns the exit status.
 
     A job that finds nothing left to do is passed over. Where there is no queue, the jobs run one after the other.
+
+    Args:
+        ahead: what the first one is queued behind.
 
     Raises:
         InputError, RequestError: a request was wrong, or the queue takes one of the jobs not; then none stays in it.
@@ -85,19 +100,24 @@ def chain(requests: Sequence[Request]) -> int:
     for link, submitter in zip(links, submitters, strict=True):
         if queue_answers:
             findings.look(partial(submitter.check, link.workers))
-        if link is links[0]:
+        if link is links[0] and not ahead:
             findings.look(partial(link.module.check, link.config, link.run))
         else:
-            findings.look(partial(check_ahead, link.module, link.config, link.run, _coming(links, link)))
+            findings.look(partial(check_ahead, link.module, link.config, link.run, _coming(links, link, ahead)))
         look_around(
             findings, link.request.name, link.config, link.cluster, link.run, from_node=not link.request.dry_run
         )
     findings.refuse()
     for link in links if slurm else ():
         tell_remarks(link.request.name, link.config, link.cluster, link.run)
+    if queue_answers and not ahead:
+        first = links[0]
+        submitters[0] = off_bad_nodes(
+            first.request, first.module, first.config, first.folder(), submitters[0], first.workers
+        )
     if requests[0].dry_run:
-        return _shown(links, submitters)
-    return _queue(links, submitters) if slurm else _one_after_the_other(requests)
+        return _shown(links, submitters, ahead)
+    return _queue(links, submitters, ahead) if slurm else _one_after_the_other(requests)
 
 
 def _links(requests: Sequence[Request], findings: Findings) -> list[_Link]:
@@ -130,23 +150,24 @@ def _link(request: Request, findings: Findings, before: Sequence[_Link]) -> _Lin
     return _Link(request, job(request.name), config, cluster, run, ahead)
 
 
-def _coming(links: Sequence[_Link], of: _Link) -> list[Path]:
+def _coming(links: Sequence[_Link], of: _Link, ahead: Ahead | None) -> list[Path]:
     """Folders that the jobs before ``of`` write."""
     written = {"synth": "shards", "pack": "shards", "train": "checkpoints", "generate": "results", "evaluate": "report"}
-    before = links[: links.index(of)]
-    return [getattr(link.run, written[link.request.name]) for link in before]
+    before = [(folder.run, folder.job) for folder in (ahead.folders if ahead else ())]
+    before += [(link.run, link.request.name) for link in links[: links.index(of)]]
+    return [getattr(run, written[name]) for run, name in before]
 
 
-def _shown(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
+def _shown(links: Sequence[_Link], submitters: Sequence[Submitter], ahead: Ahead | None) -> int:
     jobs = []
-    after: list[Before] = []
+    after = ahead.after if ahead else []
     for link, submitter in zip(links, submitters, strict=True):
         options = following(after)
-        after = _behind(link, [f"<{link.request.name}>"], after)
+        after = behind(link.module, [f"<{link.request.name}>"], after)
         slurm = link.cluster.kind == "slurm"
+        script = submitter.script(len(link.again()) or link.workers)
         jobs.append(
-            {"job": link.request.name, "run": link.run.name, "script": submitter.script(link.workers)}
-            | ({"options": options} if slurm else {})
+            {"job": link.request.name, "run": link.run.name, "script": script} | ({"options": options} if slurm else {})
         )
         if not link.request.as_json:
             with_options = f" sbatch {' '.join(options)}" if options and slurm else ""
@@ -157,24 +178,24 @@ def _shown(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
     return 0
 
 
-def _behind(link: _Link, job_ids: Sequence[str], after: Sequence[Before]) -> list[Before]:
-    """What the job behind ``link`` waits for.
+def behind(module: Job, job_ids: Sequence[str], after: Sequence[Before]) -> list[Before]:
+    """What whatever comes behind the jobs ``job_ids`` of ``module`` waits for, which themselves begin ``after`` others.
 
     Where workers share the work, one that fails leaves it to the others: the job behind begins after any end, and finds
     out on its node whether all is done. It is cancelled all the same where ``link`` itself can never begin.
     """
-    if claims_work(link.module):
+    if claims_work(module):
         return [*after, Before(job_ids, well=False)]
     return [Before(job_ids, well=True)]
 
 
-def _queue(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
+def _queue(links: Sequence[_Link], submitters: Sequence[Submitter], ahead: Ahead | None) -> int:
     queued: list[_Queued] = []
     done: list[dict[str, Any]] = []
     try:
         for link, submitter in zip(links, submitters, strict=True):
             share(link.run, link.config.group_readable)
-            if not queued:
+            if not queued and not ahead:
                 if done:
                     link.module.check(link.config, link.run)
                 nothing_left = link.module.prepare(link.config, link.run)
@@ -182,7 +203,7 @@ def _queue(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
                     say(link.request, f"{link.request.name}: {nothing_left}")
                     done.append({"job": link.request.name, "run": link.run.name, "state": "done"})
                     continue
-            queued.append(_submitted(link, submitter, queued[-1] if queued else None))
+            queued.append(_submitted(link, submitter, queued[-1].before() if queued else ahead))
     except (InputError, RequestError):
         cancel(sorted({id_.partition("_")[0] for one in queued for id_ in one.submission.job_ids}))
         for one in queued:
@@ -195,22 +216,20 @@ def _queue(links: Sequence[_Link], submitters: Sequence[Submitter]) -> int:
     return _answered(links[0].request, answer, 0)
 
 
-def _submitted(link: _Link, asked: Submitter, before: _Queued | None) -> _Queued:
+def _submitted(link: _Link, asked: Submitter, before: Ahead | None) -> _Queued:
     workers = link.workers
+    again = link.again()
     if workers is not None and before is None:
         workers = link.config.cluster.workers = min(workers, link.module.useful_workers(link.config, link.run))
     folder = created(link.request, link.module, link.config, link.folder())
-    after = before.before() if before else []
-    try:
-        if before:
-            folder.follow([before.folder])
-        submitter = link.submitter(folder).take_over(asked)
-        submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(link.module), after=after)
-    except RequestError:
-        folder.discard()
-        raise
+    after = before.after if before else []
+    if before:
+        folder.follow(before.folders[-1:])
+    submitter = submitter_of(link.request, link.module, link.config, folder, asked.cluster).take_over(asked)
+    submission = handed_over(submitter, link.module, folder, workers, again, after)
     folder.remember(submission)
-    follows = f" after job {before.submission.shown}" if before else ""
+    last = before.folders[-1].submission() if before else None
+    follows = f" after job {last.shown}" if last else ""
     say(
         link.request, f"{link.request.name}: job {submission.shown} in the queue{follows}, logs in {short(folder.logs)}"
     )
@@ -255,7 +274,7 @@ def _one_after_the_other(requests: Sequence[Request]) -> int:
     answers: list[dict[str, Any]] = []
     for position, request in enumerate(requests):
         printed = io.StringIO()
-        waiting = Request(request.name, request.words, wait=True, as_json=request.as_json)
+        waiting = replace(request, wait=True, then=requests[position + 1 :])
         try:
             with redirect_stdout(printed if request.as_json else sys.stdout):
                 status = launch(waiting)

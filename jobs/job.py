@@ -177,8 +177,11 @@ def refuse_unfinished(before: JobFolder, behind: JobFolder) -> None:
     """
     left = unfinished(before)
     if left:
-        again = (f"mvdiff retry {one.run.name} --job {one.path.name}" for one in (before, behind))
-        raise InputError(f"{before.path.name} of run {before.run.name} {left}", ", then ".join(again))
+        together = before.run == behind.run
+        again = (
+            f"mvdiff retry {one.run.name}{'' if together else f' --job {one.path.name}'}" for one in (before, behind)
+        )
+        raise InputError(f"{before.path.name} of run {before.run.name} {left}", ", then ".join(dict.fromkeys(again)))
 
 
 def settle(module: Job, folder: JobFolder) -> str | None:

@@ -24,6 +24,7 @@ from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.exclusion import dispensable, excluding
 from slurm.place import here
+from slurm.sbatch import Before
 from slurm.stop import handlers_kept
 from slurm.submission import Submission
 from slurm.submitter import Submitter
@@ -49,6 +50,8 @@ class Request:
     as_json: bool = False
     again: Shares | None = None
     """Of a job that is submitted once more: what of it."""
+    then: "Sequence[Request]" = ()
+    """What the same command goes on to when this job has ended, where no queue knows of that."""
 
 
 def launch(request: Request) -> int:
@@ -79,8 +82,8 @@ def launch(request: Request) -> int:
     findings.refuse()
     tell_remarks(request.name, config, cluster, run)
     if folder and submitter and queue_answers and cluster.kind == "slurm":
-        submitter = _off_bad_nodes(request, module, config, folder, submitter, workers)
-    again = _again(request, module, config, run)
+        submitter = off_bad_nodes(request, module, config, folder, submitter, workers)
+    again = again_of(request, module, config, run)
     if request.dry_run:
         script = submitter.script(len(again) if again else workers) if submitter else OmegaConf.to_yaml(config)
         print(json.dumps({**answer, "state": "dry-run", "script": script}) if request.as_json else script.rstrip("\n"))
@@ -100,14 +103,7 @@ def launch(request: Request) -> int:
             say(request, f"{request.name}: {workers} of {cluster.workers} workers, which is all that have work to do")
     folder = created(request, module, config, folder)
     submitter = submitter_of(request, module, config, folder, submitter.cluster).take_over(submitter)
-    try:
-        if again:
-            submission = submitter.submit(Task(folder.path), len(again), numbers=again)
-        else:
-            submission = submitter.submit(Task(folder.path), workers, fewer=claims_work(module))
-    except RequestError:
-        folder.discard()
-        raise
+    submission = handed_over(submitter, module, folder, workers, again)
     folder.remember(submission)
     where = "on this machine" if cluster.kind == "local" else "in the queue"
     say(request, f"{request.name}: job {submission.shown} {where}, logs in {short(folder.logs)}")
@@ -122,7 +118,7 @@ def launch(request: Request) -> int:
     return _finish(request, answer, module, config, folder.run)
 
 
-def _again(request: Request, module: Job, config: DictConfig, run: Run | None) -> Sequence[int]:
+def again_of(request: Request, module: Job, config: DictConfig, run: Run | None) -> Sequence[int]:
     """The workers that are wanted alone; none where all are, as when the work is divided in another way than before."""
     if run is None or request.again is None:
         return ()
@@ -172,11 +168,34 @@ def submitter_of(request: Request, module: Job, config: DictConfig, folder: JobF
     )
 
 
+def handed_over(
+    submitter: Submitter,
+    module: Job,
+    folder: JobFolder,
+    workers: int | None,
+    again: Sequence[int],
+    after: Sequence[Before] = (),
+) -> Submission:
+    """The job of ``folder`` in the queue, behind the jobs ``after``: of an array ``workers`` of them, or those that are
+    wanted ``again``.
+
+    Raises:
+        RequestError: as ``Submitter.submit``; the folder is gone then.
+    """
+    try:
+        if again:
+            return submitter.submit(Task(folder.path), len(again), numbers=again, after=after)
+        return submitter.submit(Task(folder.path), workers, fewer=claims_work(module), after=after)
+    except RequestError:
+        folder.discard()
+        raise
+
+
 def created(request: Request, module: Job, config: DictConfig, folder: JobFolder) -> JobFolder:
     """``folder``, made; or the next one where another command made it first and the work may be shared with that."""
     while True:
         try:
-            folder.create(config, request.words)
+            folder.create(config, request.words, [(later.name, later.words) for later in request.then])
         except Taken:
             if not claims_work(module):
                 raise
@@ -185,7 +204,7 @@ def created(request: Request, module: Job, config: DictConfig, folder: JobFolder
             return folder
 
 
-def _off_bad_nodes(
+def off_bad_nodes(
     request: Request, module: Job, config: DictConfig, folder: JobFolder, submitter: Submitter, workers: int | None
 ) -> Submitter:
     """One that keeps away from the nodes that the job calls bad, if SLURM would take the job without these."""

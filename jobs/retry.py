@@ -1,19 +1,19 @@
-"""`mvdiff retry RUN`: the job that failed, once more, for what is missing."""
+"""`mvdiff retry RUN`: what failed, once more, for what is missing."""
 
 import contextlib
 import json
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from jobs import JOBS
+from jobs.chain import chain
+from jobs.compose import known_keys
 from jobs.job import claims_work, job
 from jobs.launch import Request, Shares, launch
 from jobs.overview import Look, look_at
 from jobs.parser import helped, named_job, named_run, parser
-from jobs.runfolder import JobFolder, Run
+from jobs.remains import Again, recorded, remains
+from jobs.runfolder import JobFolder
 from mvdiff.errors import InputError
 
 HELP = """\
@@ -22,15 +22,18 @@ mvdiff retry: do what failed of a run once more
 usage: mvdiff retry RUN [key=value ...] [--job NNN-JOB] [--dry-run] [--wait] [--json]
 
 Submits the run's job that failed, was cancelled or vanished, with the words it was given then, in the folder where they
-were given, and with further ones behind them. What is there already is not made again: training goes on from its newest
-checkpoint, generation does the samples that are missing, with no more workers than have something to do, and of synth
-those workers start again that failed. Where several jobs failed, the first in the order of the data is taken. A run of
-which nothing failed is left alone.
+were given. Of a chain (then) it submits all of which that is so, or which never began because of it, in their order,
+each behind the one before as at first; what is done stays done, and what runs is left alone: the rest is queued behind
+it. What is there already is not made again: training goes on from its newest checkpoint, generation does the samples
+that are missing, with no more workers than have something to do, and of synth those workers start again that failed.
+Where jobs failed that have nothing to do with one another, the first in the order of the data is taken. A run of which
+nothing failed is left alone. Further words stand behind those given then: cluster... for every job, another one for
+the first that has such a key.
 
 options
-  --job NNN-JOB  this one (or its number, or train, generate ... for the newest of these)
+  --job NNN-JOB  this one alone (or its number, or train, generate ... for the newest of these)
   --dry-run      print the exact batch script (or command) and submit nothing
-  --wait         stay until the job ends, showing its log
+  --wait         stay until it ends, showing its log
   --json         print one JSON object on standard output and nothing else there
 
 examples
@@ -61,27 +64,50 @@ def retry(words: Sequence[str]) -> int:
         raise InputError("RUN is not given", "say mvdiff retry RUN; mvdiff status shows which there are")
     run = named_run(asked.run)
     seen = look_at([run], _tell)
-    folder, others = _failed(run, seen, asked.job)
-    if folder is None:
+    wanted = remains(run, seen, named_job(run, asked.job) if asked.job else None)
+    if not wanted.jobs:
         told = f"nothing of {run.name} failed"
         print(json.dumps({"job": "retry", "run": run.name, "state": "done"}) if asked.json else told)
         return 0
-    provenance = recorded(folder)
-    where = Path(provenance["working_directory"])
+    where = wanted.jobs[0].where
     if not where.is_dir():
         raise InputError(
-            f"{folder.path.name} was submitted from {where}, which is gone",
+            f"{wanted.jobs[0].name} was submitted from {where}, which is gone",
             "give its mvdiff command once more yourself",
         )
-    if others and not asked.json:
-        print(f"{run.name}: {folder.path.name} first; then once more for {', '.join(others)}")
-    given = [*provenance["overrides"], *asked.overrides]
+    for folder in wanted.ahead.folders if wanted.ahead else ():
+        _tell(f"{folder.path.name} is {seen.judge(folder).state} and left alone: what follows it waits for it")
+    if wanted.others:
+        _tell(f"{', '.join(one.name for one in wanted.jobs)} first; then once more for {', '.join(wanted.others)}")
+    requests = [
+        Request(one.job, [*one.words, *more], asked.dry_run, asked.wait, asked.json, _shares(one.folder, seen))
+        for one, more in zip(wanted.jobs, _shared_out(wanted.jobs, asked.overrides), strict=True)
+    ]
     with contextlib.chdir(where):
-        return launch(Request(folder.job, given, asked.dry_run, asked.wait, asked.json, _shares(folder, seen)))
+        if len(requests) > 1 or wanted.ahead:
+            return chain(requests, wanted.ahead)
+        return launch(requests[0])
 
 
-def _shares(folder: JobFolder, seen: Look) -> Shares | None:
+def _shared_out(jobs: Sequence[Again], words: Sequence[str]) -> list[list[str]]:
+    """Which of the further ``words`` each job gets: what is said of the cluster all of them, another the first that has
+    such a key."""
+    shares: list[list[str]] = [[] for _ in jobs]
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if key.partition(".")[0] == "cluster":
+            for share in shares:
+                share.append(word)
+        else:
+            knows = (k for k, one in enumerate(jobs) if len(jobs) > 1 and key in known_keys(one.job))
+            shares[next(knows, 0)].append(word)
+    return shares
+
+
+def _shares(folder: JobFolder | None, seen: Look) -> Shares | None:
     """The workers of an array that failed, where each has a share of its own."""
+    if folder is None:
+        return None
     module, submission = job(folder.job), seen.submissions[folder.path]
     if not module.ARRAY or claims_work(module) or submission is None:
         return None
@@ -90,45 +116,8 @@ def _shares(folder: JobFolder, seen: Look) -> Shares | None:
     return Shares(folder.config().cluster.workers, failed)
 
 
-def _failed(run: Run, seen: Look, word: str | None) -> tuple[JobFolder | None, list[str]]:
-    """The job to be submitted again, and what failed besides."""
-    newest = {folder.job: folder for folder in run.jobs()}
-    chosen = named_job(run, word) if word else None
-    for folder in [chosen] if chosen else newest.values():
-        state = seen.judge(folder)
-        if state.alive:
-            raise InputError(
-                f"{folder.path.name} is {state.state}{f', {state.why}' if state.why else ''}",
-                f"wait for it, or end it first: mvdiff cancel {run.name}",
-            )
-    failed = [
-        folder
-        for folder in ([chosen] if chosen else sorted(newest.values(), key=lambda one: JOBS.index(one.job)))
-        if seen.judge(folder).state != "done"
-    ]
-    return (failed[0] if failed else None), [folder.path.name for folder in failed[1:]]
-
-
 def _tell(line: str) -> None:
     print(f"[retry] {line}", file=sys.stderr, flush=True)
-
-
-def recorded(folder: JobFolder) -> dict[str, Any]:
-    """The provenance of a submission.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = folder.path / "provenance.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "overrides": list(content["overrides"]),
-            "working_directory": str(content["working_directory"]),
-            **content,
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error})", "give the command once more yourself") from None
 
 
 def command(folder: JobFolder) -> str:

@@ -132,8 +132,12 @@ class JobFolder:
     def code(self) -> Path:
         return self.path / "code"
 
-    def create(self, config: DictConfig, words: Sequence[str]) -> None:
+    def create(self, config: DictConfig, words: Sequence[str], then: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
         """Make the folder with config, provenance and a snapshot of the code, with the rights that the umask leaves.
+
+        Args:
+            words: what the job was given.
+            then: jobs that the same command goes on to once this one is done, each with what it was given.
 
         Raises:
             Taken: another command made it first.
@@ -148,7 +152,7 @@ class JobFolder:
         except OSError as error:
             raise InputError(f"cannot create {self.path}: {error.strerror}", "choose another runs= folder") from None
         try:
-            self._fill(config, words)
+            self._fill(config, words, then)
         except OSError as error:
             self.discard()
             reason = error.strerror or "the disk refuses, is it full?"
@@ -156,11 +160,14 @@ class JobFolder:
                 f"cannot write {self.path}: {reason}", "make room, or choose another runs= folder"
             ) from None
 
-    def _fill(self, config: DictConfig, words: Sequence[str]) -> None:
+    def _fill(self, config: DictConfig, words: Sequence[str], then: Sequence[tuple[str, Sequence[str]]]) -> None:
         for folder in (self.logs, self.events):
             folder.mkdir()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(config))
-        write_json(self.path / "provenance.json", {"job": self.job, "overrides": list(words), **provenance()})
+        told = {"job": self.job, "overrides": list(words), **provenance()}
+        if then:
+            told["then"] = [{"job": job, "overrides": list(given)} for job, given in then]
+        write_json(self.path / "provenance.json", told)
         for package in PACKAGES:
             shutil.copytree(source_root() / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
         for path in (self.code, *self.code.rglob("*")):

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from jobs.parser import helped, named_job, named_run, parser
-from jobs.retry import command, recorded
+from jobs.remains import recorded
+from jobs.retry import command
 from jobs.runfolder import JobFolder
 from mvdiff.errors import InputError
 

@@ -53,7 +53,7 @@ class JobState:
     state: str
     """queued, held, running, suspended, stalled, done, failed, cancelled; gone: it ended without a word, and the queue
     has forgotten it; unknown: the queue does not answer, or another machine would know; unsent: it never came into a
-    queue."""
+    queue, and has done nothing."""
     words: dict[str, str] = field(default_factory=dict)
     """The queue's word for every job, or what the job's own files say where the queue has forgotten it."""
     since: float | None = None
@@ -103,7 +103,7 @@ def judged(
         now: seconds since 1970.
     """
     if submission is None:
-        return JobState(folder.path.name, "unsent")
+        return _unqueued(folder)
     waiting = {id_: standings[id_] for id_ in submission.job_ids if id_ in standings and standings[id_].waits}
     known = starts(folder, waiting)
     words = {id_: _word(folder, submission, id_, standings, known, bool(silent)) for id_ in submission.job_ids}
@@ -151,6 +151,16 @@ def judged(
     return told(
         "gone", ended, "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"
     )
+
+
+def _unqueued(folder: JobFolder) -> JobState:
+    """A job that no queue knows: the command that asked for it did its work itself, or was interrupted."""
+    ids = (log.stem.removesuffix("-0") for log in folder.events.glob("*-0.jsonl"))
+    words = {id_: word for id_ in ids if (word := own_word(folder, id_))}
+    if not words:
+        return JobState(folder.path.name, "unsent")
+    state = "done" if set(words.values()) == {"COMPLETED"} else "failed"
+    return JobState(folder.path.name, state, words, _touched(folder, ()))
 
 
 def in_words(reason: str, job_id: str) -> str:

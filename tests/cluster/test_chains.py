@@ -88,6 +88,26 @@ def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, answer, 
         assert told[name]["state"] == "cancelled"
         assert told[name]["why"] == f"never began: it was to follow {before}"
 
+    mended = ["retry", "lab", "cluster.setup=[]", "generate.steps=3", "--json"]
+    shown = answer(*mended, "--dry-run")[1]["jobs"]
+    assert [(one["job"], one["options"][:1]) for one in shown] == [
+        ("train", []), ("generate", ["--dependency=afterok:<train>"]),
+        ("evaluate", ["--dependency=afterok:<train>,afterany:<generate>"]),
+    ]  # fmt: skip
+    assert len(lab.jobs()) == 4, "nothing was made"
+    status, sent = answer(*mended)
+    assert status == 0 and [(one["job"], one["state"]) for one in sent["jobs"]] == [
+        ("train", "submitted"), ("generate", "submitted"), ("evaluate", "submitted"),
+    ]  # fmt: skip
+    assert [[one.path.name for one in folder.follows()] for folder in lab.jobs()[4:]] == [
+        [], ["005-train"], ["006-generate"],
+    ]  # fmt: skip
+    assert [folder.config().get("generate", {}).get("steps") for folder in lab.jobs()[4:]] == [None, 3, None]
+    eventually(queue_is_empty, 120)
+    assert {state["state"] for name, state in states(answer).items() if name > "005"} == {"done"}
+    assert (lab.report / "index.html").exists()
+    assert answer("retry", "lab")[1] == "nothing of lab failed\n"
+
 
 def test_a_training_that_comes_back_and_a_worker_that_never_works_hold_nothing_up(cluster, lab, answer, eventually):
     """The node of the second worker lacks a module: the first does its samples too, although it is warned and has to
@@ -125,16 +145,24 @@ def test_what_follows_a_generation_that_left_samples_undone_says_so(cluster, lab
     slow = ["generate.steps=1000", "generate.guidance=3"]
     assert answer(*GENERATE, *slow, "then", *EVALUATE)[0] == 0
     eventually(lambda: last_job(lab, "generate") and len(starts(lab, "generate")) == 2, 60)
+    assert answer("cancel", "lab", "--job", "evaluate")[0] == 0
+    status, told = answer("retry", "lab")
+    assert status == 0 and "003-generate is running and left alone: what follows it waits for it" in told
+    assert [one.path.name for one in lab.jobs()[3:]] == ["004-evaluate", "005-evaluate"]
+    assert [one.path.name for one in lab.jobs()[4].follows()] == ["003-generate"]
     root = last_job(lab, "generate").submission().job_ids[0].partition("_")[0]
     subprocess.run(["scancel", root], check=True)
     eventually(queue_is_empty, 60)
-    failed = states(answer)["004-evaluate"]
+    failed = states(answer)["005-evaluate"]
     assert failed["state"] == "failed"
-    assert failed["failure"]["error"] == (
-        "003-generate of run lab left 4 of 4 samples undone: "
-        "mvdiff retry lab --job 003-generate, then mvdiff retry lab --job 004-evaluate"
-    )
+    assert failed["failure"]["error"] == ("003-generate of run lab left 4 of 4 samples undone: mvdiff retry lab")
     assert not lab.report.exists()
+
+    status, told = answer("retry", "lab", "generate.steps=2", "--wait", "--json")
+    assert status == 0 and [(one["job"], one["state"]) for one in told["jobs"]] == [
+        ("generate", "done"), ("evaluate", "done"),
+    ]  # fmt: skip
+    assert 0 <= told["foreground_iou"] <= 1
 
 
 def test_everything_is_refused_before_anything_is_queued(cluster, lab, capsys):

@@ -19,6 +19,7 @@ from mvdiff import ResultStore
 from mvdiff.events import EventLog
 from slurm.submission import Submission
 from tests.cluster.chaos_lab import Lab
+from tests.cluster.lab import SMALL
 
 SYNTH = ["samples=4", "size=32", "held_out=0"]
 ENDLESS = ["samples=20000", "size=32", "held_out=0"]
@@ -135,6 +136,14 @@ def test_retry_does_what_is_missing_with_the_words_given_then(here, answer, monk
     assert "time_min: 77" in (run.jobs()[1].path / "config.yaml").read_text()
 
 
+def test_a_job_of_the_command_itself_is_done_once_it_is(here, answer):
+    assert answer("synth", "run=lab", *SYNTH, "cluster=here")[0] == 0
+    assert answer("status", "lab", "--json")[1]["states"][0]["state"] == "done"
+    assert answer("retry", "lab")[1] == "nothing of lab failed\n"
+    next(Run(here / "runs" / "lab").jobs()[0].events.glob("*.jsonl")).unlink()
+    assert answer("status", "lab", "--json")[1]["states"][0]["state"] == "unsent"
+
+
 def test_retry_of_a_generation_starts_no_more_workers_than_slices_are_left(tmp_path, monkeypatch, answer):
     lab = Lab.make(tmp_path, samples=8)
     monkeypatch.chdir(lab.folder)
@@ -163,6 +172,28 @@ def test_retry_of_a_generation_starts_no_more_workers_than_slices_are_left(tmp_p
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
     assert answer("retry", "gone")[1] == "nothing of gone failed\n"
     assert first.submission().job_ids != second.submission().job_ids and len(lab.run("gone").jobs()) == 2
+
+
+def test_retry_brings_back_what_a_chain_without_a_queue_never_came_to(here, answer):
+    """Only the folder of the job that was cancelled knows what was to come behind it."""
+    synth = ["synth", "run=lab", "samples=120", "size=64", "held_out=2"]
+    train = ["train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.steps=2", "train.batch=2", *SMALL]
+    chain = subprocess.Popen([sys.executable, "-m", "jobs.cli", *synth, "then", *train])
+    run = Run(here / "runs" / "lab")
+    until(lambda: run.jobs() and list(run.jobs()[0].events.glob("*.jsonl")))
+    assert answer("cancel", "lab")[0] == 0
+    assert chain.wait(30) == 1 and [folder.path.name for folder in run.jobs()] == ["001-synth"]
+
+    mended = ["retry", "lab", "train.steps=4", "--json"]
+    shown = answer(*mended, "--dry-run")[1]["jobs"]
+    assert [one["job"] for one in shown] == ["synth", "train"] and len(run.jobs()) == 1
+    status, told = answer(*mended)
+    assert status == 0 and [(one["job"], one["state"]) for one in told["jobs"]] == [
+        ("synth", "done"), ("train", "done"),
+    ]  # fmt: skip
+    assert [folder.path.name for folder in run.jobs()] == ["001-synth", "002-synth", "003-train"]
+    assert run.jobs()[2].config().train.steps == 4
+    assert answer("retry", "lab")[1] == "nothing of lab failed\n"
 
 
 def test_show_tells_settings_differences_and_the_command(here, answer):
