@@ -2,11 +2,12 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from jobs.overview import look_at
 from jobs.parser import helped, named_job, named_run, parser
+from jobs.watch import aside
 from slurm.cancellation import cancel_jobs
 from slurm.errors import RequestError
 
@@ -44,7 +45,8 @@ def cancel(words: Sequence[str]) -> int:
     run = named_run(asked.run)
     os.umask(run.umask)
     folders = [named_job(run, asked.job)] if asked.job else run.jobs()
-    seen = look_at([run], _tell)
+    tell = partial(aside, "cancel")
+    seen = look_at([run], tell)
     if seen.silent and any(seen.may_live(folder) for folder in folders):
         raise RequestError(
             f"what runs is not known, {seen.silent}", "see with sinfo whether slurmctld is up, then again"
@@ -57,7 +59,7 @@ def cancel(words: Sequence[str]) -> int:
             id_: seen.standings[id_].word for id_ in ids if id_ in seen.standings and not seen.standings[id_].ended
         }
         if submission and alive:
-            cancel_jobs(submission, list(alive), _tell)
+            cancel_jobs(submission, list(alive), tell)
             cancelled[folder.path.name] = alive
     if asked.json:
         print(json.dumps({"job": "cancel", "run": run.name, "cancelled": cancelled}))
@@ -69,7 +71,3 @@ def cancel(words: Sequence[str]) -> int:
     if not cancelled:
         print(f"nothing of {run.name} runs or waits")
     return 0
-
-
-def _tell(line: str) -> None:
-    print(f"[cancel] {line}", file=sys.stderr, flush=True)

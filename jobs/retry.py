@@ -3,8 +3,8 @@
 import contextlib
 import json
 import shlex
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from jobs.chain import chain
 from jobs.compose import known_keys
@@ -14,6 +14,7 @@ from jobs.overview import Look, look_at
 from jobs.parser import helped, named_job, named_run, parser
 from jobs.remains import Again, recorded, remains
 from jobs.runfolder import JobFolder
+from jobs.watch import aside
 from mvdiff.errors import InputError
 
 HELP = """\
@@ -63,7 +64,8 @@ def retry(words: Sequence[str]) -> int:
     if asked.run is None:
         raise InputError("RUN is not given", "say mvdiff retry RUN; mvdiff status shows which there are")
     run = named_run(asked.run)
-    seen = look_at([run], _tell)
+    tell = partial(aside, "retry")
+    seen = look_at([run], tell)
     wanted = remains(run, seen, named_job(run, asked.job) if asked.job else None)
     if not wanted.jobs:
         told = f"nothing of {run.name} failed"
@@ -76,9 +78,9 @@ def retry(words: Sequence[str]) -> int:
             "give its mvdiff command once more yourself",
         )
     for folder in wanted.ahead.folders if wanted.ahead else ():
-        _tell(f"{folder.path.name} is {seen.judge(folder).state} and left alone: what follows it waits for it")
+        tell(f"{folder.path.name} is {seen.judge(folder).state} and left alone: what follows it waits for it")
     if wanted.others:
-        _tell(f"{', '.join(one.name for one in wanted.jobs)} first; then once more for {', '.join(wanted.others)}")
+        tell(f"{', '.join(one.name for one in wanted.jobs)} first; then once more for {', '.join(wanted.others)}")
     requests = [
         Request(one.job, [*one.words, *more], asked.dry_run, asked.wait, asked.json, _shares(one.folder, seen))
         for one, more in zip(wanted.jobs, _shared_out(wanted.jobs, asked.overrides), strict=True)
@@ -114,10 +116,6 @@ def _shares(folder: JobFolder | None, seen: Look) -> Shares | None:
     words = seen.judge(folder).words
     failed = [submission.worker(id_) for id_ in submission.job_ids if words[id_] != "COMPLETED"]
     return Shares(folder.config().cluster.workers, failed)
-
-
-def _tell(line: str) -> None:
-    print(f"[retry] {line}", file=sys.stderr, flush=True)
 
 
 def command(folder: JobFolder) -> str:

@@ -20,6 +20,11 @@ FOLLOWED = 16
 """How many jobs' logs are shown; those of all lie in the job's folder."""
 
 
+def aside(name: str, line: str) -> None:
+    """Tell a person who waits a line of what ``name`` does, beside the answer on standard output."""
+    print(f"[{name}] {line}", file=sys.stderr, flush=True)
+
+
 def watch(name: str, submission: Submission, more: Callable[[Submission, int], Submission]) -> Submission:
     """Show the lines that rank 0 writes, of the ``FOLLOWED`` jobs that start first, until the queue says that all have
     ended.
@@ -37,14 +42,14 @@ def watch(name: str, submission: Submission, more: Callable[[Submission, int], S
         _follow(name, submission, tails)
         for label, tail in tails.items():
             for line in tail.lines():
-                print(f"[{label}] {line}", file=sys.stderr, flush=True)
+                aside(label, line)
         if ended:
             return submission
         try:
             alive = sum(not state.ended for state in states(submission).values())
         except Unanswered as error:
             if not silent:
-                print(f"[{name}] {reason(error)}: waiting for it", file=sys.stderr, flush=True)
+                aside(name, f"{reason(error)}: waiting for it")
             silent = True
         else:
             silent, ended = False, not alive

@@ -3,6 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 
+def counted(number: int, one: str) -> str:
+    """``number`` and the word for it, which takes an s."""
+    return f"{number} {one}{'' if number == 1 else 's'}"
+
+
 class RequestError(Exception):
     """A request that cannot be met, told in one line: what is wrong, and what mends it.
 

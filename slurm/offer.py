@@ -10,7 +10,7 @@ from typing import Any
 
 from slurm.cluster import GPU_REQUESTS, Cluster
 from slurm.command import reason, run
-from slurm.errors import Full, Refused, RequestError, Unanswered
+from slurm.errors import Full, Refused, RequestError, Unanswered, counted
 from slurm.patience import persevere
 from slurm.queue import seconds
 from slurm.sbatch import try_out
@@ -208,7 +208,7 @@ def refuse_gpus(key: str, gpus: int, chosen: Sequence[Partition]) -> None:
     """
     most = max(one.gpus_of_a_node for one in chosen)
     if not 0 <= gpus <= most:
-        has = f"has more than {most} GPU{'s' if most > 1 else ''}" if most else "has GPUs"
+        has = f"has more than {counted(most, 'GPU')}" if most else "has GPUs"
         raise RequestError(
             f"{key}={gpus} cannot be: no node of partition {_named(chosen)} {has}",
             f"give 0 to {most}" if most else "give 0",

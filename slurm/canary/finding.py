@@ -23,11 +23,6 @@ class Finding:
         return f"{self.what}: {self.mend}" if self.mend else self.what
 
 
-def counted(number: int, one: str) -> str:
-    """``number`` and the word for it, which takes an s."""
-    return f"{number} {one}{'' if number == 1 else 's'}"
-
-
 def some(names: list[str], most: int = 4) -> str:
     """Names for a line, not all of many."""
     rest = len(names) - most

@@ -3,8 +3,9 @@
 import os
 import subprocess
 
-from slurm.canary.finding import CHANGE, OK, Finding, counted, some
+from slurm.canary.finding import CHANGE, OK, Finding, some
 from slurm.canary.report import Figures
+from slurm.errors import counted
 
 _QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
 

@@ -1,7 +1,8 @@
 """What the ranks' summing of tensors, which somebody else measures, says of the network between them."""
 
-from slurm.canary.finding import CHANGE, OK, Finding, counted
+from slurm.canary.finding import CHANGE, OK, Finding
 from slurm.canary.report import Figures
+from slurm.errors import counted
 
 SLOW_GB_S = 1.0
 """GPUs of two nodes on anything faster than 10 Gbit/s Ethernet do more."""
