@@ -22,7 +22,15 @@ from jobs.runfolder import short
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
-from slurm.offer import Partition, accounts, fitted, partitions, refuse_gpus, refuse_minutes
+from slurm.offer import (
+    Partition,
+    accounts,
+    fitted,
+    partitions,
+    refuse_cpus_of_a_task,
+    refuse_gpus,
+    refuse_minutes,
+)
 from slurm.patience import persevere
 
 HELP = """\
@@ -55,7 +63,9 @@ exit status
 _DAY_MIN = 1440
 _SPARE = 0.95
 """Share of a node's memory that jobs can ask for: SLURM's own view of it may be smaller than the machine's."""
-_CPUS = 8
+_CPUS = 2
+"""Of a process without a GPU, unless asked for more: one computes (``train.threads``, ``generate.threads``), another
+reads and writes beside it."""
 
 
 def cluster(words: Sequence[str]) -> int:
@@ -113,7 +123,7 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
     chosen = _partitions(there, values, talks, console)
     charged = accounts()
     findings = Findings()
-    for key in ("account", "gpus_per_node", "time_min"):
+    for key in ("account", "gpus_per_node", "cpus_per_task", "time_min"):
         if values.get(key) is not None:
             findings.look(partial(_refuse_impossible, key, values, chosen, charged))
     findings.refuse()
@@ -188,6 +198,8 @@ def _refuse_impossible(key: str, values: dict[str, Any], chosen: list[Partition]
             raise RequestError(f"account {value!r} is none of yours", f"choose account= from {', '.join(charged)}")
     elif key == "gpus_per_node":
         refuse_gpus(key, value, chosen)
+    elif key == "cpus_per_task":
+        refuse_cpus_of_a_task(key, value, chosen)
     else:
         refuse_minutes(key, value, chosen, values.get("qos"))
 
@@ -199,6 +211,7 @@ def _asked(
     first = chosen[0]
     node = first.typical
     values: dict[str, Any] = {"partition": first.name}
+    shipped = _shipped()
 
     def number(key: str, text: str, suggested: int) -> None:
         while key not in given and key not in values:
@@ -210,16 +223,27 @@ def _asked(
             else:
                 values[key] = said
 
-    def text(key: str, question: str) -> str:
-        if not talks or key in given:
-            return ""
-        return Prompt.ask(f"{question} (empty: none)", default="", show_default=False, console=console).strip()
+    def text(key: str, question: str, read: Callable[[str], Any] = str) -> None:
+        while talks and key not in given and key not in values:
+            asked = Prompt.ask(f"{question} (empty: none)", default="", show_default=False, console=console)
+            if not asked.strip():
+                return
+            said = read(asked.strip())
+            try:
+                settings(Cluster, shipped | {key: said}, "cluster")
+            except (InputError, RequestError) as refusal:
+                console.print(str(refusal))
+            else:
+                values[key] = said
 
     if len(charged) > 1 and talks and "account" not in given:
         values["account"] = Prompt.ask("account", choices=charged, default=charged[0], console=console)
     elif charged and "account" not in given:
         values["account"] = charged[0]
-    number("gpus_per_node", f"GPUs of a node that a job takes, of {node.gpus}", min(node.gpus, 1))
+    if first.gpus:
+        number("gpus_per_node", f"GPUs of a node that a job takes, of {node.gpus}", min(node.gpus, 1))
+    elif "gpus_per_node" not in given:
+        values["gpus_per_node"] = 0
     gpus = int(given.get("gpus_per_node", values.get("gpus_per_node", 0)) or 0)
     kinds = {kind.gpu_type for kind in first.nodes if kind.gpus}
     if gpus and node.gpus:
@@ -229,15 +253,14 @@ def _asked(
             values["cpus_per_gpu"] = max(1, node.cpus // node.gpus)
         if not {"memory_gb", "memory_per_cpu_gb", "memory_per_gpu_gb"} & set(given):
             values["memory_per_gpu_gb"] = max(1, int(_SPARE * node.memory_gb / node.gpus))
-    elif not {"cpus_per_gpu", "cpus_per_task"} & set(given):
-        values["cpus_per_task"] = min(_CPUS, node.cpus)
+    elif "cpus_per_gpu" not in given:
+        number("cpus_per_task", f"CPUs of every process, of {node.cpus}", min(_CPUS, node.cpus))
     number("time_min", "time limit of a job, in minutes", min(first.minutes or _DAY_MIN, _DAY_MIN))
-    if named := text("modules", "environment modules to load, with spaces between"):
-        values["modules"] = named.split()
-    if folder := text("scratch", "folder on the nodes' own disks for temporary files"):
-        values["scratch"] = folder
-    if address := text("mail_user", "mail address for jobs that ended or failed"):
-        values |= {"mail_user": address, "mail_type": "END,FAIL"}
+    text("modules", "environment modules to load, with spaces between", str.split)
+    text("scratch", "folder on the nodes' own disks for temporary files")
+    text("mail_user", "mail address for jobs that ended or failed")
+    if "mail_user" in values:
+        values["mail_type"] = "END,FAIL"
     return values
 
 

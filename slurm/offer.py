@@ -215,6 +215,19 @@ def refuse_gpus(key: str, gpus: int, chosen: Sequence[Partition]) -> None:
         )
 
 
+def refuse_cpus_of_a_task(key: str, cpus: int, chosen: Sequence[Partition]) -> None:
+    """
+    Raises:
+        RequestError: no node of the partitions ``chosen`` has so many CPUs for one process.
+    """
+    most = max(kind.cpus for one in chosen for kind in one.nodes)
+    if not 1 <= cpus <= most:
+        raise RequestError(
+            f"{key}={cpus} cannot be: a node of partition {_named(chosen)} has {counted(most, 'CPU')} at most",
+            f"give 1 to {most}",
+        )
+
+
 def refuse_cpus(cluster: Cluster, chosen: Sequence[Partition]) -> None:
     """
     Raises:

@@ -59,20 +59,21 @@ def test_the_account_and_the_partition_s_time_limit_are_taken_over(accounting_cl
 
 
 def test_what_slurm_refuses_is_told_and_nothing_written(cluster, mine, answer):
-    status, told = answer("cluster", "new", "lab", "partition=short", "cpus_per_task=500", "--yes")
-    assert status == 2 and "SLURM would not take a job of this kind" in told and "More processors" in told
+    status, told = answer("cluster", "new", "lab", "partition=short", "constraint=nix", "--yes")
+    assert status == 2 and "SLURM would not take a job of this kind" in told and "feature" in told
     status, told = answer("cluster", "new", "lab", "partition=nix", "--yes")
     assert status == 2 and "choose partition= from low, high, short" in told
     assert not mine.exists()
 
 
 def test_given_answers_that_cannot_be_are_told_all_at_once_with_what_is_possible(accounting_cluster, mine, answer):
-    given = ["partition=short", "account=theirs", "gpus_per_node=9", "time_min=60"]
+    given = ["partition=short", "account=theirs", "gpus_per_node=9", "cpus_per_task=500", "time_min=60"]
     status, told = answer("cluster", "new", "lab", *given, "--yes")
     assert status == 2
     assert told.splitlines() == [
         "mvdiff: account 'theirs' is none of yours: choose account= from lab, root",
         "mvdiff: gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
+        "mvdiff: cpus_per_task=500 cannot be: a node of partition short has 8 CPUs at most: give 1 to 8",
         "mvdiff: time_min=60 cannot be: partition short ends jobs after 5 min: give 1 to 5",
     ]
     status, told = answer("cluster", "new", "lab", "partition=short,nix", "--yes")
@@ -108,8 +109,8 @@ def test_what_is_suggested_is_taken_aloud_and_a_file_for_a_folder_names_the_one_
     assert (tmp_path / "configs/cluster/lab.yaml").exists()
 
 
-def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine, tmp_path):
-    """As a person sits before it: at a terminal."""
+def talk(*lines: str) -> str:
+    """What a person sees who answers the questions so, at a terminal."""
     terminal, end = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "jobs.cli", "cluster", "new", "lab", "partition=short"],
@@ -117,13 +118,29 @@ def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, min
         env={**os.environ, "PYTHONPATH": str(source_root()), "COLUMNS": "120"},
     )  # fmt: skip
     os.close(end)
-    os.write(
-        terminal,
-        "".join(f"{line}\n" for line in ("theirs", "lab", "9", "-1", "2", "60", "0", "3", "", "", "")).encode(),
-    )
+    os.write(terminal, "".join(f"{line}\n" for line in lines).encode())
     shown = process.communicate(timeout=60)[0]
     os.close(terminal)
     assert process.returncode == 0, shown
+    return shown
+
+
+def test_a_site_without_gpus_gives_a_process_the_cpus_that_it_has_a_use_for(limited_cluster, mine):
+    shown = talk("lab", "0", "9", "", "3", "", "tmp/x", "$TMPDIR/${USER}", "/local/$USER", "")
+    assert "GPUs of a node" not in shown and shown.count("CPUs of every process, of 8 (2): ") == 3
+    for told in (
+        "cpus_per_task=0 cannot be: a node of partition short has 8 CPUs at most: give 1 to 8",
+        "cpus_per_task=9 cannot be: ",
+        "cluster.scratch='tmp/x' depends on where a job starts: begin it with / or $",
+        "cluster.scratch: ",
+    ):
+        assert shown.count(told) == 1, (told, shown)
+    values = read(mine / "lab.yaml")
+    assert (values["gpus_per_node"], values["cpus_per_task"], values["scratch"]) == (0, 2, "/local/$USER")
+
+
+def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine):
+    shown = talk("theirs", "lab", "9", "-1", "2", "60", "0", "3", "", "", "")
     for told in (
         "Please select one of the available options",
         "gpus_per_node=9 cannot be: no node of partition short has more than 2 GPUs: give 0 to 2",
