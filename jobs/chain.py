@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from jobs.compose import composed, refuse_wrong
-from jobs.job import Job, JobFailed, check_ahead, claims_work, job, share_of, unfinished
+from jobs.job import Job, JobFailed, check_ahead, chosen, claims_work, job, share_of, unfinished
 from jobs.launch import Request, again_of, created, handed_over, launch, off_bad_nodes, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
@@ -299,6 +299,7 @@ def _json(one: _Queued, state: str) -> dict[str, Any]:
         "state": state,
         "job_ids": one.submission.job_ids,
         "folder": str(one.folder.path),
+        **chosen(one.link.module, one.folder.config()),
     }
 
 

@@ -1,6 +1,7 @@
 """`mvdiff evaluate`: score generated views against the truth."""
 
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from omegaconf import DictConfig
 
 from jobs.compose import settings
 from jobs.job import Context
+from jobs.overview import result_sets
 from jobs.preflight import Findings
 from jobs.runfolder import Run, short
 from jobs.shards import check_coming, check_shards
 from mvdiff.errors import InputError
 from mvdiff.evaluate.settings import EvaluateSettings
-from mvdiff.generate.plan import SET_FILE
+from mvdiff.generate.plan import Plan
 from mvdiff.generate.results import ResultStore
 from mvdiff.shard import ShardIndex
 
@@ -29,7 +31,7 @@ def check(config: DictConfig, run: Run | None) -> None:
     findings.look(partial(settings, EvaluateSettings, config.evaluate, "evaluate"))
     truth = findings.look(partial(check_shards, config.data))
     if config.results is None:
-        config.results = findings.look(lambda: str(_last_planned(run)))
+        config.results = findings.look(lambda: str(_asked_last(run)))
     findings.refuse()
     assert truth is not None
     truth.refuse_single()
@@ -52,7 +54,12 @@ def check_ahead(config: DictConfig, run: Run, coming: Sequence[Path]) -> None:
     settings(EvaluateSettings, config.evaluate, "evaluate")
     check_coming(config.data, coming)
     if config.results is None and run.results not in coming:
-        _last_planned(run)
+        _asked_last(run)
+
+
+def chosen(config: DictConfig) -> dict[str, Any]:
+    """The result set that is scored."""
+    return {"results": config.results} if config.results else {}
 
 
 def prepare(config: DictConfig, run: Run | None) -> str | None:
@@ -113,11 +120,19 @@ def _stamp(run: Run) -> Any:
         return None
 
 
-def _last_planned(run: Run) -> Path:
-    sets = sorted(run.results.glob(f"*/{SET_FILE}"), key=lambda file: file.stat().st_mtime)
+def _asked_last(run: Run) -> Path:
+    """The run's only result set, or of several the one asked for last, which is told."""
+    sets = result_sets(run)
     if not sets:
         raise InputError(
             f"run {run.name} has no results in {run.results}",
             f"generate first (mvdiff generate run={run.name} data=...), or give results=FOLDER",
         )
-    return sets[-1].parent
+    if len(sets) > 1:
+        print(
+            f"mvdiff evaluate: takes {short(sets[0])} ({Plan.recipe_of(sets[0]).described()}), asked for last of "
+            f"{len(sets)} result sets; results=FOLDER takes another, mvdiff status {run.name} shows them",
+            file=sys.stderr,
+            flush=True,
+        )
+    return sets[0]

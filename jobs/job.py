@@ -72,6 +72,7 @@ class Job(Protocol):
     ``check_ahead(config, run, coming)`` is ``check`` for a job that is queued behind others, which will write the
     folders ``coming``; without it nothing but the cluster is looked at. ``settle(config, run)`` then is ``check`` on
     the node, when those have been written; without it ``check`` is called there.
+    ``chosen(config) -> dict[str, Any]``, asked after ``check``, names for ``--json`` what that may have chosen itself.
     ``unfinished(config, run) -> str | None`` belongs to ``CLAIMS_WORK``: what the workers have left undone, in words.
     """
 
@@ -133,6 +134,12 @@ def writes(module: Job, config: DictConfig, run: Run) -> Writes | None:
     """What the job ``module`` is about to write."""
     told: Callable[[DictConfig, Run], Writes | None] | None = getattr(module, "writes", None)
     return told(config, run) if told else None
+
+
+def chosen(module: Job, config: DictConfig) -> dict[str, Any]:
+    """What the job ``module`` has chosen itself, by key."""
+    named: Callable[[DictConfig], dict[str, Any]] | None = getattr(module, "chosen", None)
+    return named(config) if named else {}
 
 
 def bad_nodes(module: Job, config: DictConfig, run: Run) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.compose import composed, refuse_wrong
-from jobs.job import Context, Job, bad_nodes, claims_work, job, share_of, tries, warning_s
+from jobs.job import Context, Job, bad_nodes, chosen, claims_work, job, share_of, tries, warning_s
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, SHARED, JobFolder, Run, Taken, share, short
 from jobs.task import Task
@@ -81,6 +81,7 @@ def launch(request: Request) -> int:
     look_around(findings, request.name, config, cluster, run, from_node=not request.dry_run)
     findings.refuse()
     tell_remarks(request.name, config, cluster, run)
+    answer |= chosen(module, config)
     if folder and submitter and queue_answers and cluster.kind == "slurm":
         submitter = off_bad_nodes(request, module, config, folder, submitter, workers)
     again = again_of(request, module, config, run)

@@ -42,4 +42,7 @@ class Asked:
         asked = cls(str(checkpoint), [*others, str(data)], {str(path): why for path, why in unreadable.items()})
         if asked != before:
             write_json(folder / ASKED_FILE, asdict(asked))
+        else:
+            # its time tells which set was asked for last
+            (folder / ASKED_FILE).touch()
         return asked

@@ -136,6 +136,28 @@ def test_another_truth_under_the_same_names_is_another_report(lab, tmp_path, cap
     assert "up to date" not in capsys.readouterr().out
 
 
+def test_of_several_result_sets_the_one_that_is_scored_is_told(lab, answer):
+    assert answer("train", "run=lab", "data=runs/lab/shards/train", "train.steps=1", *SMALL, "--wait")[0] == 0
+    generate = ["generate", "run=lab", "data=runs/lab/shards/heldout", "generate.steps=1", "limit=1", "--wait"]
+    evaluate = ["evaluate", "run=lab", "data=runs/lab/shards/heldout", "cluster=here"]
+    assert answer(*generate)[0] == 0
+    (first,) = (file.parent for file in lab.results.glob("*/set.json"))
+    status, told = answer(*evaluate)
+    assert status == 0 and "takes" not in told, "there is but one"
+    assert answer(*generate, "generate.guidance=2")[0] == 0
+    (second,) = {file.parent for file in lab.results.glob("*/set.json")} - {first}
+    status, told = answer(*evaluate)
+    assert status == 0 and told.count("mvdiff evaluate: takes ") == 1
+    assert f"takes runs/lab/results/{second.name} (" in told and "guidance 2" in told
+    assert "asked for last of 2 result sets; results=FOLDER takes another" in told
+
+    assert answer(*generate)[0] == 0, "nothing is made, and it was asked for"
+    status, told = answer(*evaluate, "--json")
+    assert status == 0 and (told["state"], told["results"]) == ("done", str(first))
+    status, told = answer(*evaluate, f"results={second}")
+    assert status == 0 and "takes" not in told
+
+
 def test_what_must_come_first_is_said(lab, capsys):
     for words, cure in (
         (["generate", "run=lab", "data=runs/lab/shards"], "mvdiff train run=lab"),
