@@ -7,6 +7,8 @@ from functools import partial
 
 from jobs.overview import look_at
 from jobs.parser import helped, named_job, named_run, parser
+from jobs.runfolder import JobFolder
+from jobs.state import recorded_end
 from jobs.watch import aside
 from slurm.cancellation import cancel_jobs
 from slurm.errors import RequestError
@@ -18,7 +20,7 @@ usage: mvdiff cancel RUN [--job NNN-JOB] [--json]
 
 Cancels all jobs of the run that run or wait, in the queue or on this machine, and nothing else. They save first where
 there is time for it, as on every stop. What is finished stays as it is; mvdiff retry goes on later. A controller that
-does not answer is waited for, and that is told.
+does not answer is waited for, and that is told, unless all have ended by what their own folders say.
 
 options
   --job NNN-JOB  only this one (or its number, or train, generate ... for the newest of these)
@@ -46,8 +48,10 @@ def cancel(words: Sequence[str]) -> int:
     os.umask(run.umask)
     folders = [named_job(run, asked.job)] if asked.job else run.jobs()
     tell = partial(aside, "cancel")
-    seen = look_at([run], tell)
-    if seen.silent and any(seen.may_live(folder) for folder in folders):
+    ended = {folder.path.name: end for folder in folders if (end := _ended(folder))}
+    folders = [folder for folder in folders if folder.path.name not in ended]
+    seen = look_at([run], tell, folders)
+    if seen.silent:
         raise RequestError(
             f"what runs is not known, {seen.silent}", "see with sinfo whether slurmctld is up, then again"
         )
@@ -62,12 +66,19 @@ def cancel(words: Sequence[str]) -> int:
             cancel_jobs(submission, list(alive), tell)
             cancelled[folder.path.name] = alive
     if asked.json:
-        print(json.dumps({"job": "cancel", "run": run.name, "cancelled": cancelled}))
+        print(json.dumps({"job": "cancel", "run": run.name, "cancelled": cancelled, "ended": ended}))
         return 0
     for name, jobs in cancelled.items():
         shown = [f"{id_} ({word.lower()})" for id_, word in jobs.items()]
         more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
         print(f"cancelled {name}: job {', '.join(shown[:8])}{more}")
     if not cancelled:
-        print(f"nothing of {run.name} runs or waits")
+        by_itself = [f"{name} {'is done' if end == 'done' else 'has failed'}" for name, end in ended.items()]
+        print(f"nothing of {run.name} runs or waits{': ' if by_itself else ''}{', '.join(by_itself)}")
     return 0
+
+
+def _ended(folder: JobFolder) -> str | None:
+    """How a job of the queue has ended by what its own folder says for certain."""
+    submission = folder.submission()
+    return recorded_end(folder, submission) if submission and submission.kind == "slurm" else None

@@ -61,14 +61,17 @@ class Look:
         return self.judge(folder).state == "unknown"
 
 
-def look_at(runs: Sequence[Run], tell: Callable[[str], None] | None = None) -> Look:
+def look_at(
+    runs: Sequence[Run], tell: Callable[[str], None] | None = None, only: Sequence[JobFolder] | None = None
+) -> Look:
     """Ask once for all the jobs of ``runs``; a queue that does not answer is told in what comes back.
 
     Args:
+        only: the jobs that matter, if not all: nobody is asked where no queue has any of them.
         tell: given where nothing can be done without the queue, which is waited for then: as for ``persevere``. Without
             it the queue has a few seconds.
     """
-    folders = [folder for run in runs for folder in run.jobs()]
+    folders = [folder for run in runs for folder in run.jobs()] if only is None else only
     submissions = {folder.path: folder.submission() for folder in folders}
     sent = [submission for submission in submissions.values() if submission]
     silent = None

@@ -16,7 +16,7 @@ from mvdiff.events import last_events
 from mvdiff.progress import duration
 from slurm.outlook import Standing
 from slurm.submission import Submission
-from slurm.words import BEGAN, CANCELLED
+from slurm.words import BEGAN, CANCELLED, GAVE_UP
 
 STALLED_S = 900.0
 """A job that runs and has left no sign for so long is called stalled: no event, no line in a log, no heartbeat."""
@@ -81,8 +81,35 @@ class JobState:
 
 def own_word(folder: JobFolder, job_id: str) -> str | None:
     """The state of a job that runs no more, by the last event of its rank 0; None where that tells no end."""
-    path = folder.events / f"{job_id}-0.jsonl"
-    last = last_events(path, _END, most=1, kind="task ")
+    return _last_word(folder.events / f"{job_id}-0.jsonl")
+
+
+def recorded_end(folder: JobFolder, submission: Submission) -> str | None:
+    """Whether all jobs of the submission have ended for good by what they wrote themselves, which no queue need be
+    asked about: "done", or "failed"; None where that is not certain.
+
+    One is done once every rank's last word is that it finished, and has failed once its newest start gave up: any other
+    end may be followed by another start.
+    """
+    done = [_all_finished(folder, id_) for id_ in submission.job_ids]
+    ended = (well or _gave_up(folder, id_) for well, id_ in zip(done, submission.job_ids, strict=True))
+    if not done or not all(ended):
+        return None
+    return "done" if all(done) else "failed"
+
+
+def _all_finished(folder: JobFolder, job_id: str) -> bool:
+    own = [_last_word(log) for log in folder.events.glob(f"{job_id}-*.jsonl")]
+    return own_word(folder, job_id) == "COMPLETED" and set(own) == {"COMPLETED"}
+
+
+def _gave_up(folder: JobFolder, job_id: str) -> bool:
+    began = max((int(word.name.rpartition("-")[2]) for word in folder.logs.glob(f"{BEGAN}-{job_id}-*")), default=0)
+    return any(int(word.name.rpartition("-")[2]) >= began for word in folder.logs.glob(f"{GAVE_UP}-{job_id}-*"))
+
+
+def _last_word(log: Path) -> str | None:
+    last = last_events(log, _END, most=1, kind="task ")
     return {"task finished": "COMPLETED", "task failed": "FAILED"}.get(last[0]["kind"]) if last else None
 
 

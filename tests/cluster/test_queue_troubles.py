@@ -150,6 +150,8 @@ def test_while_the_controller_is_away_status_answers_and_what_needs_it_says_that
     for name in ("ended", "doomed"):
         assert answer("synth", f"run={name}", *words)[0] == 0
     assert answer("cancel", "ended")[0] == 0
+    few = ["synth", "run=fine", "samples=4", *words[1:], "--wait"]
+    assert answer(*few)[0] == 0
     eventually(lambda: answer("status", "ended", "--json")[1]["states"][0]["state"] == "cancelled", 60)
     eventually(lambda: answer("status", "doomed", "--json")[1]["states"][0]["state"] == "running", 60)
 
@@ -163,6 +165,9 @@ def test_while_the_controller_is_away_status_answers_and_what_needs_it_says_that
     assert answer("status", "doomed")[1].splitlines()[-1] == f"{silent}: this is what the run folders say"
     assert answer("status", "doomed", "--json")[1]["queue_silent"] == silent
     assert answer("status", "--json")[1]["queue_silent"] == silent
+    began = time.monotonic()
+    assert answer("cancel", "fine") == (0, "nothing of fine runs or waits: 001-synth is done\n")
+    assert time.monotonic() - began < 5, "its folder knows"
     waiting = [
         lab.start(verb, name, environment=os.environ) for verb, name in (("cancel", "doomed"), ("retry", "ended"))
     ]

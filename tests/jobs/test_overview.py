@@ -176,6 +176,39 @@ def test_a_queue_that_does_not_answer_is_told_and_nothing_guessed(tmp_path, queu
     assert state_of(root, "lab").state == "done"
 
 
+def test_what_has_ended_by_its_own_folder_needs_no_queue_to_be_cancelled(tmp_path, queue, monkeypatch, answer):
+    """The queue is not even asked; whatever else may come back has to be asked for, and is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("slurm.patience.PATIENCE_S", 0.0)
+    queue.falls_silent()
+    folder = submit(tmp_path / "runs", "lab", "train", ["7", "8"])
+
+    def says(kind: str, id_: str, rank: int = 0) -> None:
+        EventLog(folder / "events" / f"{id_}-{rank}.jsonl").write(f"task {kind}", rank=rank, job_id=id_, error="no")
+
+    def waits_for_the_queue() -> bool:
+        status, told = answer("cancel", "lab")
+        return status == 2 and "what runs is not known" in told
+
+    assert waits_for_the_queue(), "nothing is known of it"
+    for id_ in ("7", "8"):
+        says("finished", id_)
+    assert answer("cancel", "lab") == (0, "nothing of lab runs or waits: 001-train is done\n")
+    says("started", "8", rank=1)
+    assert waits_for_the_queue(), "a rank has not finished: the job may come back"
+    says("failed", "8", rank=1)
+    assert waits_for_the_queue(), "it may start again"
+    (folder / "logs" / "began-8-0").touch()
+    (folder / "logs" / "gave-up-8-0").touch()
+    assert answer("cancel", "lab") == (0, "nothing of lab runs or waits: 001-train has failed\n")
+    assert answer("cancel", "lab", "--json")[1]["ended"] == {"001-train": "failed"}
+    (folder / "logs" / "began-8-1").touch()
+    assert waits_for_the_queue(), "somebody has started it again"
+    (folder / "logs" / "cancelled-7-0").touch()
+    (folder / "logs" / "cancelled-8-0").touch()
+    assert waits_for_the_queue(), "it was asked for, and nobody has said that it was done"
+
+
 def test_a_job_without_a_sign_of_work_is_stalled(tmp_path, queue):
     root = tmp_path / "runs"
     folder = submit(root, "lab", "train", ["7"])
