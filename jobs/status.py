@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from jobs.overview import (
 from jobs.parser import helped, named_run, parser
 from jobs.runfolder import JobFolder, Run, short
 from jobs.state import JobState
-from mvdiff.errors import InputError
+from mvdiff.errors import InputError, counted
 from mvdiff.events import read_events
 from mvdiff.generate.plan import Plan
 from mvdiff.generate.sheet import sheet_path
@@ -60,6 +61,8 @@ exit status
   0 told, 2 the request was wrong"""
 
 EVERY_S = 3.0
+_ROOM = 40
+"""Columns in which a sentence is still read easily."""
 
 
 def status(words: Sequence[str]) -> int:
@@ -83,7 +86,7 @@ def status(words: Sequence[str]) -> int:
         if asked.json:
             print(json.dumps({"job": "status", **_detail_json(run)}))
         elif asked.watch:
-            _watch(lambda: _detail(run))
+            _watch(lambda width: _wrapped(*_detail(run), width))
         else:
             print("\n".join(_detail(run)[0]))
     elif asked.json:
@@ -91,7 +94,7 @@ def status(words: Sequence[str]) -> int:
         states = [one.to_json() for one in survey(runs, seen)]
         print(json.dumps({"job": "status", "queue_silent": seen.silent, "runs": states}))
     elif asked.watch:
-        _watch(lambda: _table(root))
+        _watch(lambda width: _table(root, width))
     else:
         print("\n".join(_table(root)[0]))
     return 0
@@ -107,19 +110,49 @@ def _folder_of_runs(word: str | None) -> Path | None:
     return root
 
 
-def _table(root: Path) -> tuple[list[str], bool]:
-    """A line for every run below ``root``, and whether any runs or waits."""
+def _table(root: Path, width: int | None = None) -> tuple[list[str], bool]:
+    """A line for every run below ``root``, or several within a ``width``, and whether any runs or waits."""
     now = time.time()
     seen = look_at(runs := runs_below(root))
     states = survey(runs, seen)
     if not states:
         return [f"nothing was submitted for a run in {short(root.absolute())}"], False
     rows = [(one.run.name, one.job.name, one.state, _ago(one.job, now), one.line(now)) for one in states]
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
-    ]
-    return [*(line.rstrip() for line in lines), *_silence(seen)], any(one.job.alive for one in states)
+    columns = [max(len(row[k]) for row in rows) for k in range(4)]
+    lines: list[str] = []
+    for row in rows:
+        cells = [cell.ljust(column) for cell, column in zip(row, columns, strict=False)]
+        lines += _row(cells, row[4], width) if width else ["  ".join([*cells, row[4]]).rstrip()]
+    silence = _silence(seen)
+    if width:
+        silence = [part for line in silence for part in _parts(line, width)]
+    return [*lines, *silence], any(one.job.alive for one in states)
+
+
+def _row(cells: Sequence[str], told: str, width: int) -> list[str]:
+    """A line of the table in lines that are no longer than ``width``."""
+    head = "  ".join(cells)
+    room = width - len(head) - 2
+    if len(told) <= room:
+        return [f"{head}  {told}".rstrip()]
+    if room >= _ROOM:
+        first, *more = textwrap.wrap(told, room, break_on_hyphens=False)
+        return [f"{head}  {first}", *(" " * (len(head) + 2) + part for part in more)]
+    top = [head.rstrip()] if len(head) <= width else [cells[0].rstrip(), "  ".join(["", *cells[1:]]).rstrip()]
+    below = _parts(f"    {told}", width, further=0) if told else []
+    return [*(part for line in top for part in _parts(line, width)), *below]
+
+
+def _wrapped(lines: list[str], alive: bool, width: int | None) -> tuple[list[str], bool]:
+    if width is None:
+        return lines, alive
+    return [part for line in lines for part in _parts(line, width)], alive
+
+
+def _parts(line: str, width: int, further: int = 4) -> list[str]:
+    """``line`` in lines that are no longer than ``width``, all but the first that much ``further`` in."""
+    indent = " " * (len(line) - len(line.lstrip()) + further)
+    return textwrap.wrap(line, max(width, 20), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _silence(seen: Look) -> list[str]:
@@ -204,8 +237,9 @@ def _results(run: Run) -> dict[Path, GenerationStatus]:
     return {folder: generation_status(folder) for folder in result_sets(run)}
 
 
-def _watch(look: Callable[[], tuple[list[str], bool]]) -> None:
-    """Show what ``look`` tells until nothing runs or waits any more; Ctrl-C ends the watching and nothing else."""
+def _watch(look: Callable[[int | None], tuple[list[str], bool]]) -> None:
+    """Show what ``look`` tells, within so many columns where it goes to a terminal, until nothing runs or waits any
+    more; Ctrl-C ends the watching and nothing else."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -216,7 +250,7 @@ def _watch(look: Callable[[], tuple[list[str], bool]]) -> None:
         if not console.is_terminal:
             alive = True
             while alive:
-                lines, alive = look()
+                lines, alive = look(None)
                 print("\n".join(line for line in lines if line not in shown), flush=True)
                 shown = lines
                 if alive:
@@ -225,10 +259,11 @@ def _watch(look: Callable[[], tuple[list[str], bool]]) -> None:
         with Live(console=console, auto_refresh=False) as live:
             alive = True
             while alive:
-                lines, alive = look()
-                live.update(
-                    Text("\n".join(lines[: console.height - 1]), no_wrap=True, overflow="ellipsis"), refresh=True
-                )
+                lines, alive = look(console.width)
+                room = console.height - 1
+                if len(lines) > room:
+                    lines = [*lines[: room - 1], f"... and {counted(len(lines) - room + 1, 'more line')}"]
+                live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
                 if alive:
                     time.sleep(EVERY_S)
     except KeyboardInterrupt:

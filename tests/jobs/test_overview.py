@@ -1,8 +1,16 @@
 """Many runs at once, from files alone and one question to a queue."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +18,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.overview import look_at, survey
-from jobs.runfolder import Run
+from jobs.runfolder import Run, source_root
 from jobs.state import STALLED_S, in_words
 from mvdiff.events import EventLog
 
@@ -285,6 +293,42 @@ def test_watching_ends_by_itself_when_nothing_runs(tmp_path, queue, monkeypatch,
     assert main(["status", "--watch"]) == 0
     told = capsys.readouterr().out
     assert "running" in told and "done" in told and len(asked) == 1
+
+
+def watched(width: int, *words: str) -> list[str]:
+    """What a terminal of so many columns is shown last by ``mvdiff status --watch`` where nothing runs."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    command = [sys.executable, "-P", "-m", "jobs.cli", "status", *words, "--watch"]
+    around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        command, stdin=end, stdout=end, stderr=end, env={**around, "TERM": "xterm", "PYTHONPATH": str(source_root())}
+    )
+    os.close(end)
+    shown = b""
+    with suppress(OSError):  # the terminal's other end is gone
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(30) == 0, shown
+    return [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown.decode()).splitlines()]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_in_a_narrow_terminal_state_and_why_are_read_to_their_end(tmp_path, queue, monkeypatch, width):
+    monkeypatch.chdir(tmp_path)
+    error = "InputError: shards/train/shard-00017.h5 row 17 (mouse-0117): its checksum does not match: pack it again"
+    folder = submit(tmp_path / "runs", "mice-finetune", "train", ["8"])
+    EventLog(folder / "events" / "8-0.jsonl").write("task failed", rank=0, job_id="8", error=error)
+    submit(tmp_path / "runs", "a-name-that-somebody-thought-about-for-a-long-time", "generate", ["9"])
+    gone = "it ended without a word and the queue has forgotten it: see mvdiff logs, then mvdiff retry"
+    for words in ((), ("mice-finetune",)):
+        lines = watched(width, *words)
+        assert max(map(len, lines)) <= width and not any("\u2026" in line for line in lines)
+        told = " ".join(" ".join(lines).split())
+        assert f"rank 0 of job 8 failed first: {error}" in told
+        assert re.search(r"001-train +failed", told)
+        assert words or (gone in told and re.search(r"a-long-time +001-generate +gone", told))
 
 
 def test_ctrl_c_ends_watching_without_a_traceback(tmp_path, queue, monkeypatch, capsys):
