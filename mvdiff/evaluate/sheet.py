@@ -11,6 +11,8 @@ from mvdiff.lettering import LINE, line
 from mvdiff.rig import VIEWS
 
 COLUMNS = VIEWS + 1
+LABELS = 54
+"""Pixels between the input and the views of a ``labelled`` strip, where words say which row is which."""
 _QUALITY = 80
 _LINE, _GREY = 2, 160
 
@@ -35,22 +37,24 @@ def strip(
 
 
 def labelled(drawn: NDArray[np.uint8], sample_id: str, tile: int) -> NDArray[np.uint8]:
-    """A ``strip`` uint8 [2 tile, 7 tile, 3] under the sample's id, with words in front of its rows that say what is
-    true: [LINE + 2 tile, 7 tile, 3]."""
-    sheet = Image.fromarray(np.concatenate([line([sample_id], COLUMNS * tile), drawn]))
-    # above and below the input its column is white
-    for word, middle in (("truth →", tile // 4), ("made →", 2 * tile - tile // 4)):
-        sheet.paste(Image.fromarray(line([word], tile // 2)), (tile // 2, LINE + middle - LINE // 2))
-    return np.asarray(sheet)
+    """A ``strip`` uint8 [2 tile, 7 tile, 3] under the sample's id, with words at the middle of its rows that say what
+    is true: [LINE + 2 tile, 7 tile + LABELS, 3]."""
+    labels = Image.new("RGB", (LABELS, 2 * tile), "white")
+    for row, word in enumerate(("truth →", "made →")):
+        labels.paste(Image.fromarray(line([word], LABELS)), (0, row * tile + (tile - LINE) // 2))
+    rows = np.concatenate([drawn[:, :tile], np.asarray(labels), drawn[:, tile:]], axis=1)
+    return np.concatenate([line([sample_id], COLUMNS * tile + LABELS), rows])
 
 
 def headed(sheet: NDArray[np.uint8], azimuth: Sequence[float], reference: int) -> NDArray[np.uint8]:
-    """``sheet`` uint8 [H, 7 tile, 3] under a line that names its columns: [H + LINE, 7 tile, 3].
+    """A ``labelled`` sheet uint8 [H, 7 tile + LABELS, 3] under a line that names its columns: [H + LINE, ..., 3].
 
     ``azimuth`` in degrees of the six views, of which ``reference`` is the input.
     """
     names = [f"azimuth {angle:g}" for angle in azimuth]
-    return np.concatenate([line([f"input, {names[reference]}", *names], sheet.shape[1] // COLUMNS), sheet])
+    tile = (sheet.shape[1] - LABELS) // COLUMNS
+    head = [line([f"input, {names[reference]}"], tile), line([""], LABELS), line(names, tile)]
+    return np.concatenate([np.concatenate(head, axis=1), sheet])
 
 
 def stacked(strips: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint8]:

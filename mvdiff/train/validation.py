@@ -18,7 +18,7 @@ from mvdiff.errors import InputError
 from mvdiff.evaluate.consistency import consistency
 from mvdiff.evaluate.foreground import foreground, true_foreground
 from mvdiff.evaluate.metrics import mean, scores
-from mvdiff.evaluate.sheet import COLUMNS, headed, labelled, stacked, strip
+from mvdiff.evaluate.sheet import COLUMNS, LABELS, headed, labelled, stacked, strip
 from mvdiff.lettering import LINE
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.pipeline import MultiViewPipeline
@@ -118,7 +118,7 @@ class Validation:
         """
         batch = self._batch
         table = np.full((batch, len(SCORES)), np.nan)
-        pictures = np.full((batch if drawn else 0, LINE + 2 * _TILE, COLUMNS * _TILE, 3), 255, np.uint8)
+        pictures = np.full((batch if drawn else 0, LINE + 2 * _TILE, COLUMNS * _TILE + LABELS, 3), 255, np.uint8)
         samples = self._own[number] if number < len(self._own) else []
         views, failure = self._generated(samples)
         if self._group.any(isinstance(failure, torch.OutOfMemoryError)):

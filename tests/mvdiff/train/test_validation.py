@@ -21,6 +21,7 @@ from mvdiff.errors import InputError
 from mvdiff.evaluate.consistency import consistency
 from mvdiff.evaluate.foreground import foreground
 from mvdiff.evaluate.metrics import scores
+from mvdiff.evaluate.sheet import LABELS
 from mvdiff.lettering import LINE, line
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.build import create
@@ -328,9 +329,9 @@ def test_the_sheet_shows_input_and_truth_above_what_was_generated(model, heldout
     assert sheet.dtype == np.uint8
     strip = LINE + 2 * TILE
     pitch = (len(sheet) - LINE - strip) // 4
-    assert sheet.shape == (LINE + 4 * pitch + strip, 7 * TILE, 3) and pitch >= strip
-    head = ["input, azimuth 0", *(f"azimuth {60 * k}" for k in range(6))]
-    assert np.array_equal(sheet[:LINE], line(head, TILE))
+    assert sheet.shape == (LINE + 4 * pitch + strip, 7 * TILE + LABELS, 3) and pitch >= strip
+    assert np.array_equal(sheet[:LINE, :TILE], line(["input, azimuth 0"], TILE))
+    assert np.array_equal(sheet[:LINE, TILE + LABELS :], line([f"azimuth {60 * k}" for k in range(6)], TILE))
 
     def shown(top: int, left: int) -> np.ndarray:
         return sheet[top : top + TILE, left : left + TILE]
@@ -339,15 +340,18 @@ def test_the_sheet_shows_input_and_truth_above_what_was_generated(model, heldout
         large = [
             np.asarray(Image.fromarray(view).resize((TILE, TILE), Image.Resampling.LANCZOS)) for view in sample.views
         ]
-        assert np.array_equal(sheet[LINE + number * pitch :][:LINE], line([sample.sample_id], 7 * TILE))
+        assert np.array_equal(sheet[LINE + number * pitch :][:LINE], line([sample.sample_id], 7 * TILE + LABELS))
         top = 2 * LINE + number * pitch
-        words = [shown(top + at, 0)[: TILE // 2, TILE // 2 :] for at in (0, TILE + TILE // 2)]
-        for drawn, word in zip(words, ("truth →", "made →"), strict=True):
-            assert any(np.array_equal(drawn[at : at + LINE], line([word], TILE // 2)) for at in range(TILE // 2 - LINE))
+        for row, word in enumerate(("truth →", "made →")):
+            middle = top + row * TILE + TILE // 2
+            label = sheet[middle - LINE // 2 : middle + LINE // 2, TILE : TILE + LABELS]
+            assert np.array_equal(label, line([word], LABELS)), "at the middle of its row"
+            assert (label[:, -1] == 255).all(), "and whole"
         assert np.array_equal(shown(top + TILE // 2, 0), large[0])
         for k in range(6):
-            assert np.array_equal(shown(top, (k + 1) * TILE), large[k])
-            assert (shown(top + TILE, (k + 1) * TILE) == 77).all()
+            left = (k + 1) * TILE + LABELS
+            assert np.array_equal(shown(top, left), large[k])
+            assert (shown(top + TILE, left) == 77).all()
 
 
 def test_a_sheet_is_published_under_its_step(tmp_path):
