@@ -109,6 +109,34 @@ def test_what_follows_a_failed_job_does_not_wait_for_ever(cluster, lab, answer, 
     assert answer("retry", "lab")[1] == "nothing of lab failed\n"
 
 
+def test_of_an_array_at_the_head_of_a_chain_only_the_share_that_failed_is_done_again(cluster, lab, answer, eventually):
+    there = "cluster.setup=['test \"$SLURM_ARRAY_TASK_ID\" != 1 || exit 3']"
+    synth = [
+        "synth",
+        "run=two",
+        "samples=8",
+        "size=64",
+        "held_out=0",
+        "shard_samples=2",
+        *LOW,
+        "cluster.workers=2",
+        there,
+    ]
+    train = [word.replace("lab", "two") for word in words()[: words().index("then")]]
+    assert answer(*synth, "then", *train)[0] == 0
+    eventually(queue_is_empty, 60)
+    run = Run(lab.path.parent / "two")
+    made = {path: path.stat().st_mtime_ns for path in (run.shards / "train").glob("*.h5")}
+    assert len(made) == 2
+    status, told = answer("retry", "two", "cluster.setup=[]", "--wait", "--json")
+    assert status == 0 and [(one["job"], one["state"]) for one in told["jobs"]] == [
+        ("synth", "done"), ("train", "done"),
+    ]  # fmt: skip
+    assert run.jobs()[2].submission().workers == [1]
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert len(list((run.shards / "train").glob("*.h5"))) == 4
+
+
 def test_a_training_that_comes_back_and_a_worker_that_never_works_hold_nothing_up(cluster, lab, answer, eventually):
     """The node of the second worker lacks a module: the first does its samples too, although it is warned and has to
     come back."""
