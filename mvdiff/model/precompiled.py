@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
-from torch._inductor import standalone_compile
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
 from torch.fx import GraphModule
@@ -106,7 +106,9 @@ def kernels(graph: GraphModule, dataless: list[Tensor]) -> Callable[..., Any]:
     inputs: list[Any] = [*dataless]
     # unless told otherwise it runs every kernel on random data first, as if it chose among several
     patches = {**OPTIONS, "triton.autotune_at_compile_time": None}
-    return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": patches})
+    return torch._inductor.standalone_compile(
+        graph, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": patches}
+    )
 
 
 def _shape(tensor: Tensor) -> tuple[Any, ...]:
