@@ -154,12 +154,16 @@ class Recipe:
         return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
     def described(self) -> str:
-        """What tells this set from others of the same run, for people."""
+        """What tells this set from others of the same run, for people: all that decides it but the rig."""
         low, high = self.guidance_interval
-        interval = "" if (low, high) == (0, 1) else f" in [{low:g}, {high:g}]"
+        guidance = f"guidance {self.guidance:g}"
+        guidance += "" if (low, high) == (0, 1) else f" in [{low:g}, {high:g}]"
+        guidance += f" rescaled by {self.guidance_rescale:g}" if self.guidance_rescale else ""
+        precision = "" if self.mixed_precision == "no" else f", {self.mixed_precision}"
         return (
-            f"input view {self.reference_view}, {self.sampler}, {counted(self.steps, 'step')}, "
-            f"guidance {self.guidance:g}{interval}, seed {self.seed}, {self.size} px, checkpoint {self.checkpoint[:8]}"
+            f"input view {self.reference_view}, {self.sampler}, {counted(self.steps, 'step')}, {guidance}, "
+            f"seed {self.seed}, {self.size} px{precision}, batch {self.batch}, {counted(self.threads, 'thread')}"
+            f"{', compiled' if self.compile else ''}, checkpoint {self.checkpoint[:8]}"
         )
 
     def attributes(self) -> dict[str, str | int | float]:

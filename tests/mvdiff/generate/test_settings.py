@@ -17,10 +17,12 @@ RECIPE = Recipe.of(SETTINGS, checkpoint="a", rig="mouse", size=320)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
-def test_whatever_decides_an_output_is_part_of_the_set_id(name):
+def test_whatever_decides_an_output_is_part_of_the_set_id_and_told(name):
     value = asdict(RECIPE)[name]
     changed = value + "x" if isinstance(value, str) else (0.25, 1.0) if isinstance(value, tuple) else value + 1
-    assert replace(RECIPE, **{name: changed}).set_id != RECIPE.set_id
+    other = replace(RECIPE, **{name: changed})
+    assert other.set_id != RECIPE.set_id
+    assert other.described() != RECIPE.described() or name == "rig", "a run has one rig"
 
 
 def test_the_set_id_never_changes_between_versions():
