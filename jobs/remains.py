@@ -73,7 +73,8 @@ def remains(run: Run, seen: Look, chosen: JobFolder | None) -> Remains:
     for folder in alive:
         state, submission = states[folder.path], seen.submissions[folder.path]
         queued = submission is not None and submission.kind == "slurm" and state.state != "unknown"
-        if not queued or folder not in ahead or members.index(folder) > members.index(jobs[0]):
+        # the queue starts nothing behind a job that was cancelled
+        if not queued or state.ending or folder not in ahead or members.index(folder) > members.index(jobs[0]):
             raise _in_the_way(run, state)
     again = [_once_more(folder) for folder in jobs]
     if len(again) == 1:

@@ -71,6 +71,11 @@ class JobState:
         return self.state in ALIVE or self.state == "unknown"
 
     @property
+    def ending(self) -> bool:
+        """Whether all of it was cancelled, and no more than that end is still to come."""
+        return bool(self.words) and all(self.starts.cancelled & {id_, id_.partition("_")[0]} for id_ in self.words)
+
+    @property
     def members(self) -> str:
         """How many of an array's jobs are where; empty for a single job."""
         if len(self.words) < 2:

@@ -109,3 +109,15 @@ def test_a_queue_that_says_nothing_is_not_taken_for_jobs_that_run(lab):
     lab.queue.falls_silent()
     with pytest.raises(InputError, match="001-generate is unknown"):
         lab.left()
+
+
+def test_nothing_is_queued_behind_a_job_that_was_cancelled_and_still_saves(lab):
+    lab.job("train", ended=None)
+    lab.job("generate", "001-train")
+    lab.runs("1")
+    assert lab.left()[0] == ["002-generate"]
+    (lab.run.path / "jobs" / "001-train" / "logs" / "cancelled-1-0").touch()
+    with pytest.raises(
+        InputError, match="001-train is running, cancelled: it saves what it has, and ends: wait for it"
+    ):
+        lab.left()
