@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shlex
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,8 +14,9 @@ from jobs.launch import Request, Shares, launch
 from jobs.overview import Look, look_at
 from jobs.parser import helped, named_job, named_run, parser
 from jobs.remains import Again, recorded, remains
-from jobs.runfolder import JobFolder
+from jobs.runfolder import JobFolder, Run
 from jobs.watch import aside
+from mvdiff.durable import alone
 from mvdiff.errors import InputError
 
 HELP = """\
@@ -49,7 +51,8 @@ def retry(words: Sequence[str]) -> int:
     """Submit again what the words name; returns the exit status.
 
     Raises:
-        InputError: no such run or job, it is still running, or the folder it was submitted from is gone.
+        InputError: no such run or job, it is still running, another command retries it, or the folder it was submitted
+            from is gone.
         RequestError: what submitting may meet.
     """
     if helped(words, HELP):
@@ -64,6 +67,18 @@ def retry(words: Sequence[str]) -> int:
     if asked.run is None:
         raise InputError("RUN is not given", "say mvdiff retry RUN; mvdiff status shows which there are")
     run = named_run(asked.run)
+    with contextlib.ExitStack() as held:
+        if not asked.dry_run:
+            try:
+                held.enter_context(alone(run.path / "jobs", wait=False))
+            except BlockingIOError:
+                raise InputError(
+                    f"another mvdiff retry of {run.name} is at work", f"let it end, then see mvdiff status {run.name}"
+                ) from None
+        return _submit(run, asked)
+
+
+def _submit(run: Run, asked: Namespace) -> int:
     tell = partial(aside, "retry")
     seen = look_at([run], tell)
     wanted = remains(run, seen, named_job(run, asked.job) if asked.job else None)

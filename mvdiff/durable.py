@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,20 @@ def published(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against whoever holds it in the same way; where the file system has no locks, against nobody."""
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold ``folder`` against whoever holds it in the same way; where the file system has no locks, against nobody.
+
+    Raises:
+        BlockingIOError: somebody holds it, and there is to be no ``wait``.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
         yield
     finally:
         os.close(handle)

@@ -16,6 +16,7 @@ from jobs.failure import first_failure
 from jobs.logs import grown_lines
 from jobs.runfolder import JobFolder, Run
 from mvdiff import ResultStore
+from mvdiff.durable import alone
 from mvdiff.events import EventLog
 from slurm.submission import Submission
 from tests.cluster.chaos_lab import Lab
@@ -194,6 +195,19 @@ def test_retry_brings_back_what_a_chain_without_a_queue_never_came_to(here, answ
     assert [folder.path.name for folder in run.jobs()] == ["001-synth", "002-synth", "003-train"]
     assert run.jobs()[2].config().train.steps == 4
     assert answer("retry", "lab")[1] == "nothing of lab failed\n"
+
+
+def test_two_commands_do_not_retry_the_same_run_at_once(here, answer, capsys):
+    assert answer("synth", "run=lab", *ENDLESS)[0] == 0
+    assert answer("cancel", "lab")[0] == 0
+    run = Run(here / "runs" / "lab")
+    until(lambda: not run.jobs()[0].is_alive())
+    with alone(run.path / "jobs"):
+        assert main(["retry", "lab"]) == 2
+        assert "another mvdiff retry of lab is at work" in capsys.readouterr().err
+        assert answer("retry", "lab", "--dry-run")[0] == 0
+    assert len(run.jobs()) == 1
+    assert answer("retry", "lab", "samples=4", "--wait")[0] == 0
 
 
 def test_show_tells_settings_differences_and_the_command(here, answer):
