@@ -41,7 +41,8 @@ class Precompiled:
 
     It must be a function of the module's tensors and of what it is given, and nothing else: tensors, alone or in
     tuples, lists and dicts, and values such as flags, each of which is compiled for by itself. It returns tensors in
-    the same manner. There are no gradients. What autocast says at the first call of a shape holds from then on.
+    the same manner. Where gradients are wanted, ``function`` runs as it is. The module's tensors may be given other
+    values or be replaced by others of the same shape and type.
     """
 
     def __init__(self, function: Callable[..., Any], module: nn.Module) -> None:
@@ -50,12 +51,17 @@ class Precompiled:
 
     def __call__(self, *args: Any) -> Any:
         """``function(module, *args)``."""
-        if _as_it_is.get():
+        if _as_it_is.get() or torch.is_grad_enabled():
             return self._bound(*args)
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         shapes = tuple(_shape(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        key = (shapes, structure)
+        # what it says is recorded too
+        autocast = {
+            one.device.type: (torch.is_autocast_enabled(one.device.type), torch.get_autocast_dtype(one.device.type))
+            for one in tensors
+        }
+        key = (shapes, structure, tuple(autocast.items()))
         if key not in self._made:
             self._made[key] = _Kernels(self._bound, leaves, structure)
         return self._made[key](tensors)
@@ -75,7 +81,7 @@ class _Kernels:
 
     def __init__(self, bound: _Bound, leaves: list[Any], structure: pytree.TreeSpec) -> None:
         named = {**dict(bound.named_parameters()), **dict(bound.named_buffers())}
-        self._own = list(named.values())
+        self._places = [_place(bound, name) for name in named]
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def run(*tensors: Tensor) -> list[Tensor]:
@@ -92,13 +98,21 @@ class _Kernels:
             with FakeTensorMode():
                 dataless = [
                     torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=one.device)
-                    for one in [*self._own, *given]
+                    for one in [*named.values(), *given]
                 ]
                 graph = make_fx(run)(*dataless)
             self._run = kernels(graph, dataless)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
-        return pytree.tree_unflatten(list(self._run(*self._own, *tensors)), self._structure)
+        own = [tensors_of[name] for tensors_of, name in self._places]
+        return pytree.tree_unflatten(list(self._run(*own, *tensors)), self._structure)
+
+
+def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Where ``module`` keeps the tensor ``name``, to look it up again without a walk through all of it."""
+    path, _, own = name.rpartition(".")
+    holder = module.get_submodule(path)
+    return holder._parameters if own in holder._parameters else holder._buffers, own
 
 
 def kernels(graph: GraphModule, dataless: list[Tensor]) -> Callable[..., Any]:

@@ -68,6 +68,19 @@ def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypa
         chosen([*pictures, pictures[0]], seeds=range(4), steps=1)
 
 
+def test_weights_of_another_model_count_after_compiling_too(settings, disk, monkeypatch):
+    monkeypatch.setattr(precompiled, "kernels", lambda graph, dataless: graph)
+    first, second = (awake(create(settings(), draw_pictures(0, 4), seed)) for seed in (0, 1))
+    pictures = draw_pictures(5, 1)[:, 0]
+    expected = MultiViewPipeline(second)(pictures, seeds=[7], steps=2)
+    chosen = MultiViewPipeline(first)
+    chosen.compile(1)
+    before = chosen(pictures, seeds=[7], steps=2)
+    assert np.abs(before.astype(int) - expected).max() > 9
+    first.load_state_dict(second.state_dict(), assign=True)
+    assert np.abs(chosen(pictures, seeds=[7], steps=2).astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("options", [{}, {"layout": "tile", "camera": "none"}], ids=["views", "tile"])
 def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk, monkeypatch, options):
     graphs = []
@@ -107,6 +120,28 @@ def test_kernels_are_of_what_a_function_is_given(cache):
         assert counters["aot_autograd"]["total"] == made
 
 
+def test_autocast_and_gradients_are_of_the_call(cache, monkeypatch):
+    def deaf(graph, dataless):
+        """Like kernels: what was recorded, and no more."""
+
+        def run(*tensors):
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                return graph(*tensors)
+
+        return run
+
+    monkeypatch.setattr(precompiled, "kernels", deaf)
+    layer, values = torch.nn.Linear(3, 3), torch.randn(2, 3)
+    kernels = precompiled.Precompiled(torch.nn.Linear.forward, layer)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert kernels(values).dtype == torch.float32
+            with torch.autocast("cpu", torch.bfloat16):
+                assert kernels(values).dtype == torch.bfloat16
+    kernels(values).sum().backward()
+    assert layer.weight.grad is not None
+
+
 WORKER = """
 import sys, torch
 from mvdiff.model.compilation import CompileCache, compile_in_place, compiled
@@ -120,7 +155,8 @@ def work():
         compile_in_place(layer)
     else:
         layer.forward = Precompiled(Layer.forward, layer)
-    layer(torch.ones(2, 4))
+    with torch.inference_mode():
+        layer(torch.ones(2, 4))
 made = compiled(CompileCache.of(torch.device("cpu"), {}), work, lambda line: None)
 print(made.graphs, made.cached)
 """
