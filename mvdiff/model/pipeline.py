@@ -1,6 +1,7 @@
 """Pictures in, six views of each out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -105,12 +106,22 @@ class MultiViewPipeline:
                 part.forward = Precompiled(type(part).forward, part)
             self._views(white, [0], sampling)
 
-        try:
-            return compiled(CompileCache.of(self.device, facts), call, tell)
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"a compiled call of {batch} samples does not fit this GPU", "lower generate.batch"
-            ) from error
+        before = self.model.unet_pass
+        with ExitStack() as undone:
+            undone.callback(self._uncompile, before, decoder)
+            try:
+                made = compiled(CompileCache.of(self.device, facts), call, tell)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"a compiled call of {batch} samples does not fit this GPU", "lower generate.batch"
+                ) from error
+            undone.pop_all()
+        return made
+
+    def _uncompile(self, unet_pass: Callable[..., Any], decoder: Sequence[nn.Module]) -> None:
+        self._filled, self.model.unet_pass = None, unet_pass
+        for part in decoder:
+            vars(part).pop("forward", None)
 
     @torch.inference_mode()
     def __call__(

@@ -81,6 +81,27 @@ def test_weights_of_another_model_count_after_compiling_too(settings, disk, monk
     assert np.abs(chosen(pictures, seeds=[7], steps=2).astype(int) - expected).max() <= 1
 
 
+def test_a_pipeline_that_could_not_be_compiled_works_as_before(start, disk, monkeypatch):
+    model = start()
+    pictures = draw_pictures(5, 2)[:, 0]
+    chosen = MultiViewPipeline(model)
+    expected = chosen(pictures, seeds=[7, 8], steps=1)
+
+    def fail(graph, dataless):
+        if len(made) == 2:
+            raise RuntimeError("no kernels")
+        made.append(graph)
+        return graph
+
+    made: list[object] = []
+    monkeypatch.setattr(precompiled, "kernels", fail)
+    with pytest.raises(RuntimeError, match="no kernels"):
+        chosen.compile(1)
+    assert len(made) == 2, "the decoder was not what failed"
+    # its norms round otherwise from then on
+    assert np.abs(chosen(pictures, seeds=[7, 8], steps=1).astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("options", [{}, {"layout": "tile", "camera": "none"}], ids=["views", "tile"])
 def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk, monkeypatch, options):
     graphs = []
