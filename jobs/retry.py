@@ -110,13 +110,15 @@ def _shared_out(jobs: Sequence[Again], words: Sequence[str]) -> list[list[str]]:
     """Which of the further ``words`` each job gets: what is said of the cluster all of them, another the first that has
     such a key."""
     shares: list[list[str]] = [[] for _ in jobs]
+    known = [known_keys(one.job) for one in jobs] if words and len(jobs) > 1 else []
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key.partition(".")[0] == "cluster":
             for share in shares:
                 share.append(word)
         else:
-            knows = (k for k, one in enumerate(jobs) if len(jobs) > 1 and key in known_keys(one.job))
+            # a wrong key is told by a job that has others of its kind
+            knows = (k for part in (key, key.partition(".")[0]) for k, keys in enumerate(known) if part in keys)
             shares[next(knows, 0)].append(word)
     return shares
 

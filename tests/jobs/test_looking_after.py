@@ -175,7 +175,7 @@ def test_retry_of_a_generation_starts_no_more_workers_than_slices_are_left(tmp_p
     assert first.submission().job_ids != second.submission().job_ids and len(lab.run("gone").jobs()) == 2
 
 
-def test_retry_brings_back_what_a_chain_without_a_queue_never_came_to(here, answer):
+def test_retry_brings_back_what_a_chain_without_a_queue_never_came_to(here, answer, capsys):
     """Only the folder of the job that was cancelled knows what was to come behind it."""
     synth = ["synth", "run=lab", "samples=120", "size=64", "held_out=2"]
     train = ["train", "run=lab", "data=runs/lab/shards/train", "train=demo", "train.steps=2", "train.batch=2", *SMALL]
@@ -188,6 +188,8 @@ def test_retry_brings_back_what_a_chain_without_a_queue_never_came_to(here, answ
     mended = ["retry", "lab", "train.steps=4", "--json"]
     shown = answer(*mended, "--dry-run")[1]["jobs"]
     assert [one["job"] for one in shown] == ["synth", "train"] and len(run.jobs()) == 1
+    assert main(["retry", "lab", "train.step=4"]) == 2
+    assert "'train.step': did you mean train.steps" in capsys.readouterr().err
     status, told = answer(*mended)
     assert status == 0 and [(one["job"], one["state"]) for one in told["jobs"]] == [
         ("synth", "done"), ("train", "done"),
