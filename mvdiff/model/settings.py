@@ -178,6 +178,11 @@ class ModelSettings:
             ),
             (tiled and self.camera != "none", "camera", "a tile serves all views with one time embedding: camera=none"),
             (
+                tiled and self.new is not None and self.new.condition_channels,
+                "layout",
+                "a tile is not of the size of its condition: model.new.condition_channels=false",
+            ),
+            (
                 not tiled and self.camera == "none",
                 "camera",
                 f"separate views are told apart by their cameras alone: choose {', '.join(_CHOICES['camera'][:3])}",

@@ -36,3 +36,9 @@ def test_what_does_not_fit_is_named(settings, key, value):
 def test_an_unknown_rig_is_refused(settings):
     with pytest.raises(InputError, match="rig"):
         settings(rig="cube")
+
+
+def test_a_new_model_whose_tile_is_larger_than_the_condition_among_its_channels_is_refused(settings):
+    with pytest.raises(InputError, match=r"layout=tile does not fit: .*: model.new.condition_channels=false"):
+        settings(layout="tile", camera="none")
+    assert settings(layout="tile", camera="none", condition_channels=False).layout == "tile"
