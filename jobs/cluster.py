@@ -218,7 +218,8 @@ def _asked(
             said = IntPrompt.ask(text, default=suggested, console=console) if talks else suggested
             try:
                 _refuse_impossible(key, given | {key: said}, chosen, charged)
-            except RequestError as refusal:
+                settings(Cluster, shipped | {key: said}, "cluster")
+            except (InputError, RequestError) as refusal:
                 console.print(str(refusal))
             else:
                 values[key] = said

@@ -15,6 +15,9 @@ _LEAST = {
     "signal_late_s": 0,
 }  # fmt: skip
 
+_ENDLESS = 10**9
+"""No number that anybody means is as large, and SLURM counts some in 32 bits."""
+
 LEAD_S = 180
 """Seconds between warning and time limit of a job that nothing is known of."""
 _LONGEST_LEAD_S = 65535  # sbatch takes no more
@@ -121,8 +124,9 @@ class Cluster:
             yield RequestError(f"cluster.kind={self.kind!r} is unknown", f"choose one of {', '.join(KINDS)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not least <= value < 10**9:
-                yield RequestError(f"cluster.{name}={value} cannot be", f"give at least {least}")
+            if value is not None and not least <= value < _ENDLESS:
+                bound = f"less than {_ENDLESS}" if value >= _ENDLESS else f"at least {least}"
+                yield RequestError(f"cluster.{name}={value} cannot be", f"give {bound}")
         if self.signal_lead_s is not None and self.signal_lead_s >= 60 * self.time_min:
             yield RequestError(
                 f"cluster.signal_lead_s={self.signal_lead_s} is no less than the time limit of {self.time_min} min",

@@ -109,11 +109,11 @@ def test_what_is_suggested_is_taken_aloud_and_a_file_for_a_folder_names_the_one_
     assert (tmp_path / "configs/cluster/lab.yaml").exists()
 
 
-def talk(*lines: str) -> str:
+def talk(*lines: str, partition: str = "short") -> str:
     """What a person sees who answers the questions so, at a terminal."""
     terminal, end = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "jobs.cli", "cluster", "new", "lab", "partition=short"],
+        [sys.executable, "-P", "-m", "jobs.cli", "cluster", "new", "lab", f"partition={partition}"],
         stdin=end, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONPATH": str(source_root()), "COLUMNS": "120"},
     )  # fmt: skip
@@ -137,6 +137,12 @@ def test_a_site_without_gpus_gives_a_process_the_cpus_that_it_has_a_use_for(limi
         assert shown.count(told) == 1, (told, shown)
     values = read(mine / "lab.yaml")
     assert (values["gpus_per_node"], values["cpus_per_task"], values["scratch"]) == (0, 2, "/local/$USER")
+
+
+def test_a_time_limit_beyond_all_reason_is_asked_for_again(cluster, mine):
+    shown = talk("0", "2", "99999999999", "60", "", "", "", partition="low")
+    assert shown.count("cluster.time_min=99999999999 cannot be: give less than 1000000000") == 1
+    assert read(mine / "lab.yaml")["time_min"] == 60
 
 
 def test_a_question_is_asked_again_with_what_is_possible(accounting_cluster, mine):

@@ -170,7 +170,8 @@ def test_a_percent_sign_that_slurm_would_expand_is_refused(tmp_path):
     [
         ({"kind": "pbs"}, "kind"),
         ({"nodes": 0}, "cluster.nodes=0"),
-        ({"workers": 0}, "cluster.workers=0"),
+        ({"workers": 0}, "cluster.workers=0 cannot be: give at least 1"),
+        ({"time_min": 10**12}, "cluster.time_min=1000000000000 cannot be: give less than 1000000000"),
         ({"kind": "local"}, "add cluster=slurm"),
         ({"gpu_request": "gpu"}, "cluster.gpu_request='gpu' is unknown: choose one of gpus-per-node, gres"),
         ({"gpu_type": "a100:2"}, "cluster.gpu_type='a100:2' is no kind of GPU"),
