@@ -86,7 +86,7 @@ def status(words: Sequence[str]) -> int:
         if asked.json:
             print(json.dumps({"job": "status", **_detail_json(run)}))
         elif asked.watch:
-            _watch(lambda width: _wrapped(*_detail(run), width))
+            _watch(lambda width: _wrapped(*_detail(run), width), newest_last=True)
         else:
             print("\n".join(_detail(run)[0]))
     elif asked.json:
@@ -237,7 +237,17 @@ def _results(run: Run) -> dict[Path, GenerationStatus]:
     return {folder: generation_status(folder) for folder in result_sets(run)}
 
 
-def _watch(look: Callable[[int | None], tuple[list[str], bool]]) -> None:
+def _fitting(lines: Sequence[str], room: int, newest_last: bool) -> Sequence[str]:
+    """Of ``lines`` those that matter most, in so much ``room``, and how many are left out."""
+    left = len(lines) - room + 1
+    if left <= 1:
+        return lines
+    if newest_last:
+        return [f"{counted(left, 'line')} above ...", *lines[left:]]
+    return [*lines[: room - 1], f"... and {counted(left, 'more line')}"]
+
+
+def _watch(look: Callable[[int | None], tuple[list[str], bool]], newest_last: bool = False) -> None:
     """Show what ``look`` tells, within so many columns where it goes to a terminal, until nothing runs or waits any
     more; Ctrl-C ends the watching and nothing else."""
     from rich.console import Console
@@ -260,10 +270,8 @@ def _watch(look: Callable[[int | None], tuple[list[str], bool]]) -> None:
             alive = True
             while alive:
                 lines, alive = look(console.width)
-                room = console.height - 1
-                if len(lines) > room:
-                    lines = [*lines[: room - 1], f"... and {counted(len(lines) - room + 1, 'more line')}"]
-                live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+                fitting = _fitting(lines, console.height - 1, newest_last)
+                live.update(Text("\n".join(fitting), no_wrap=True, overflow="ellipsis"), refresh=True)
                 if alive:
                     time.sleep(EVERY_S)
     except KeyboardInterrupt:

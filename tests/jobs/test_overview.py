@@ -295,10 +295,10 @@ def test_watching_ends_by_itself_when_nothing_runs(tmp_path, queue, monkeypatch,
     assert "running" in told and "done" in told and len(asked) == 1
 
 
-def watched(width: int, *words: str) -> list[str]:
-    """What a terminal of so many columns is shown last by ``mvdiff status --watch`` where nothing runs."""
+def watched(width: int, *words: str, height: int = 40) -> list[str]:
+    """What a terminal of so many columns and lines is shown last by ``mvdiff status --watch`` where nothing runs."""
     terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     command = [sys.executable, "-P", "-m", "jobs.cli", "status", *words, "--watch"]
     around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
@@ -329,6 +329,14 @@ def test_in_a_narrow_terminal_state_and_why_are_read_to_their_end(tmp_path, queu
         assert f"rank 0 of job 8 failed first: {error}" in told
         assert re.search(r"001-train +failed", told)
         assert words or (gone in told and re.search(r"a-long-time +001-generate +gone", told))
+
+
+def test_in_a_low_terminal_the_newest_job_of_a_run_is_seen_and_what_is_left_out_counted(tmp_path, queue, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(1, 31):
+        submit(tmp_path / "runs", "mice", "generate", [str(number)], number)
+    lines = watched(200, "mice", height=12)
+    assert any(re.match(r"030-generate +gone", line) for line in lines) and any("lines above" in line for line in lines)
 
 
 def test_ctrl_c_ends_watching_without_a_traceback(tmp_path, queue, monkeypatch, capsys):
