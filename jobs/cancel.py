@@ -73,7 +73,7 @@ def cancel(words: Sequence[str]) -> int:
         more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
         print(f"cancelled {name}: job {', '.join(shown[:8])}{more}")
     if not cancelled:
-        by_itself = [f"{name} {'is done' if end == 'done' else 'has failed'}" for name, end in ended.items()]
+        by_itself = [f"{name} {'is done' if end == 'done' else 'has ended'}" for name, end in ended.items()]
         print(f"nothing of {run.name} runs or waits{': ' if by_itself else ''}{', '.join(by_itself)}")
     return 0
 

@@ -208,7 +208,7 @@ def test_what_has_ended_by_its_own_folder_needs_no_queue_to_be_cancelled(tmp_pat
     assert waits_for_the_queue(), "it may start again"
     (folder / "logs" / "began-8-0").touch()
     (folder / "logs" / "gave-up-8-0").touch()
-    assert answer("cancel", "lab") == (0, "nothing of lab runs or waits: 001-train has failed\n")
+    assert answer("cancel", "lab") == (0, "nothing of lab runs or waits: 001-train has ended\n")
     assert answer("cancel", "lab", "--json")[1]["ended"] == {"001-train": "failed"}
     (folder / "logs" / "began-8-1").touch()
     assert waits_for_the_queue(), "somebody has started it again"
