@@ -28,10 +28,18 @@ class Starts:
     """How often one was told to stop near its time limit."""
     unasked: int = 0
     """How often one ended without having been told to."""
-    gave_up: set[str] = field(default_factory=set)
-    """The jobs that another start would not help."""
+    gave_up: dict[str, int] = field(default_factory=dict)
+    """The jobs that another start would not help, and which start said so last."""
     cancelled: set[str] = field(default_factory=set)
     """The jobs, or whole arrays, that mvdiff cancel has ended."""
+
+    def has_given_up(self, job_id: str) -> bool:
+        """Whether the newest start of a job gave up."""
+        return self.gave_up.get(job_id, -1) >= self.restarts.get(job_id, 0)
+
+    def was_cancelled(self, job_id: str) -> bool:
+        """Whether mvdiff cancel has ended a job, alone or with its array."""
+        return not self.cancelled.isdisjoint((job_id, job_id.partition("_")[0]))
 
     @property
     def told(self) -> str:
@@ -67,7 +75,7 @@ def starts(folder: JobFolder, waiting: Collection[str] = ()) -> Starts:
         elif word == UNASKED:
             found.unasked += 1
         elif word == GAVE_UP:
-            found.gave_up.add(job_id)
+            found.gave_up[job_id] = max(found.gave_up.get(job_id, 0), int(restart))
         elif word == CANCELLED:
             found.cancelled.add(job_id)
     came_back = {

@@ -16,7 +16,7 @@ from mvdiff.events import last_events
 from mvdiff.progress import duration
 from slurm.outlook import Standing
 from slurm.submission import Submission
-from slurm.words import BEGAN, CANCELLED, GAVE_UP
+from slurm.words import BEGAN, CANCELLED
 
 STALLED_S = 900.0
 """A job that runs and has left no sign for so long is called stalled: no event, no line in a log, no heartbeat."""
@@ -73,7 +73,7 @@ class JobState:
     @property
     def ending(self) -> bool:
         """Whether all of it was cancelled, and no more than that end is still to come."""
-        return bool(self.words) and all(self.starts.cancelled & {id_, id_.partition("_")[0]} for id_ in self.words)
+        return bool(self.words) and all(map(self.starts.was_cancelled, self.words))
 
     @property
     def members(self) -> str:
@@ -96,21 +96,16 @@ def recorded_end(folder: JobFolder, submission: Submission) -> str | None:
     One is done once every rank's last word is that it finished, and has failed once its newest start gave up: any other
     end may be followed by another start.
     """
-    done = [_all_finished(folder, id_) for id_ in submission.job_ids]
-    ended = (well or _gave_up(folder, id_) for well, id_ in zip(done, submission.job_ids, strict=True))
-    if not done or not all(ended):
+    known = starts(folder)
+    unfinished = [id_ for id_ in submission.job_ids if not _all_finished(folder, id_)]
+    if not submission.job_ids or not all(map(known.has_given_up, unfinished)):
         return None
-    return "done" if all(done) else "failed"
+    return "failed" if unfinished else "done"
 
 
 def _all_finished(folder: JobFolder, job_id: str) -> bool:
     own = [_last_word(log) for log in folder.events.glob(f"{job_id}-*.jsonl")]
     return own_word(folder, job_id) == "COMPLETED" and set(own) == {"COMPLETED"}
-
-
-def _gave_up(folder: JobFolder, job_id: str) -> bool:
-    began = max((int(word.name.rpartition("-")[2]) for word in folder.logs.glob(f"{BEGAN}-{job_id}-*")), default=0)
-    return any(int(word.name.rpartition("-")[2]) >= began for word in folder.logs.glob(f"{GAVE_UP}-{job_id}-*"))
 
 
 def _last_word(log: Path) -> str | None:
@@ -157,7 +152,7 @@ def judged(
         latest = max((one for one in (touched, started) if one and math.isfinite(one)), default=now)
         if now - latest > STALLED_S:
             return told("stalled", latest, "no sign of work since then: see mvdiff logs, then mvdiff cancel and retry")
-        ending = all(known.cancelled & {id_, id_.partition("_")[0]} for id_ in words)
+        ending = all(map(known.was_cancelled, words))
         since = began(folder) if math.isinf(started) else started
         return told("running", since, "cancelled: it saves what it has, and ends" if ending else None)
     if waiting:
@@ -216,7 +211,7 @@ def _word(
         # what failed may be on its way back while the queue does not say
         if own and (own == "COMPLETED" or not silent or submission.kind != "slurm"):
             return own
-        if known.cancelled & {id_, id_.partition("_")[0]}:
+        if known.was_cancelled(id_):
             return "CANCELLED"
         return "FAILED" if id_ in known.gave_up else _unfinished(folder, submission)
     return standing.word
