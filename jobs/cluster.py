@@ -63,6 +63,8 @@ exit status
 _DAY_MIN = 1440
 _SPARE = 0.95
 """Share of a node's memory that jobs can ask for: SLURM's own view of it may be smaller than the machine's."""
+_OFFERED = ("account", "gpus_per_node", "cpus_per_task", "time_min")
+"""Keys whose values the cluster itself limits."""
 _CPUS = 2
 """Of a process without a GPU, unless asked for more: one computes (``train.threads``, ``generate.threads``), another
 reads and writes beside it."""
@@ -123,7 +125,7 @@ def _new(name: str, given: Sequence[str], yes: bool, here: bool, force: bool, as
     chosen = _partitions(there, values, talks, console)
     charged = accounts()
     findings = Findings()
-    for key in ("account", "gpus_per_node", "cpus_per_task", "time_min"):
+    for key in _OFFERED:
         if values.get(key) is not None:
             findings.look(partial(_refuse_impossible, key, values, chosen, charged))
     findings.refuse()
@@ -213,29 +215,27 @@ def _asked(
     values: dict[str, Any] = {"partition": first.name}
     shipped = _shipped()
 
+    def take(key: str, said: Any) -> None:
+        """Keep an answer, or tell why it cannot be."""
+        try:
+            if key in _OFFERED:
+                _refuse_impossible(key, given | {key: said}, chosen, charged)
+            settings(Cluster, shipped | {key: said}, "cluster")
+        except (InputError, RequestError) as refusal:
+            console.print(str(refusal))
+        else:
+            values[key] = said
+
     def number(key: str, text: str, suggested: int) -> None:
         while key not in given and key not in values:
-            said = IntPrompt.ask(text, default=suggested, console=console) if talks else suggested
-            try:
-                _refuse_impossible(key, given | {key: said}, chosen, charged)
-                settings(Cluster, shipped | {key: said}, "cluster")
-            except (InputError, RequestError) as refusal:
-                console.print(str(refusal))
-            else:
-                values[key] = said
+            take(key, IntPrompt.ask(text, default=suggested, console=console) if talks else suggested)
 
     def text(key: str, question: str, read: Callable[[str], Any] = str) -> None:
         while talks and key not in given and key not in values:
             asked = Prompt.ask(f"{question} (empty: none)", default="", show_default=False, console=console)
             if not asked.strip():
                 return
-            said = read(asked.strip())
-            try:
-                settings(Cluster, shipped | {key: said}, "cluster")
-            except (InputError, RequestError) as refusal:
-                console.print(str(refusal))
-            else:
-                values[key] = said
+            take(key, read(asked.strip()))
 
     if len(charged) > 1 and talks and "account" not in given:
         values["account"] = Prompt.ask("account", choices=charged, default=charged[0], console=console)
