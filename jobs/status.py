@@ -86,7 +86,7 @@ def status(words: Sequence[str]) -> int:
         if asked.json:
             print(json.dumps({"job": "status", **_detail_json(run)}))
         elif asked.watch:
-            _watch(lambda width: _wrapped(*_detail(run), width), newest_last=True)
+            _watch(lambda width: _detail(run, width), newest_last=True)
         else:
             print("\n".join(_detail(run)[0]))
     elif asked.json:
@@ -122,37 +122,33 @@ def _table(root: Path, width: int | None = None) -> tuple[list[str], bool]:
     lines: list[str] = []
     for row in rows:
         cells = [cell.ljust(column) for cell, column in zip(row, columns, strict=False)]
-        lines += _row(cells, row[4], width) if width else ["  ".join([*cells, row[4]]).rstrip()]
-    silence = _silence(seen)
-    if width:
-        silence = [part for line in silence for part in _parts(line, width)]
-    return [*lines, *silence], any(one.job.alive for one in states)
+        lines += _row(cells, row[4], width)
+    return [*lines, *_folded(_silence(seen), width)], any(one.job.alive for one in states)
 
 
-def _row(cells: Sequence[str], told: str, width: int) -> list[str]:
+def _row(cells: Sequence[str], told: str, width: int | None) -> list[str]:
     """A line of the table in lines that are no longer than ``width``."""
     head = "  ".join(cells)
-    room = width - len(head) - 2
-    if len(told) <= room:
+    if width is None or len(head) + 2 + len(told) <= width:
         return [f"{head}  {told}".rstrip()]
+    room = width - len(head) - 2
     if room >= _ROOM:
         first, *more = textwrap.wrap(told, room, break_on_hyphens=False)
         return [f"{head}  {first}", *(" " * (len(head) + 2) + part for part in more)]
     top = [head.rstrip()] if len(head) <= width else [cells[0].rstrip(), "  ".join(["", *cells[1:]]).rstrip()]
-    below = _parts(f"    {told}", width, further=0) if told else []
-    return [*(part for line in top for part in _parts(line, width)), *below]
+    below = [f"    {told}"] if told else []
+    return [*_folded(top, width), *_folded(below, width, further=0)]
 
 
-def _wrapped(lines: list[str], alive: bool, width: int | None) -> tuple[list[str], bool]:
+def _folded(lines: Sequence[str], width: int | None, further: int = 4) -> list[str]:
+    """``lines`` in such as are no longer than ``width``, what is broken off that much ``further`` in."""
     if width is None:
-        return lines, alive
-    return [part for line in lines for part in _parts(line, width)], alive
-
-
-def _parts(line: str, width: int, further: int = 4) -> list[str]:
-    """``line`` in lines that are no longer than ``width``, all but the first that much ``further`` in."""
-    indent = " " * (len(line) - len(line.lstrip()) + further)
-    return textwrap.wrap(line, max(width, 20), subsequent_indent=indent, break_on_hyphens=False)
+        return list(lines)
+    folded = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + further)
+        folded += textwrap.wrap(line, max(width, 20), subsequent_indent=indent, break_on_hyphens=False)
+    return folded
 
 
 def _silence(seen: Look) -> list[str]:
@@ -164,8 +160,8 @@ def _ago(job: JobState, now: float) -> str:
     return duration(max(0.0, now - job.since)) if job.since else ""
 
 
-def _detail(run: Run) -> tuple[list[str], bool]:
-    """What is to be told of one run, and whether any of its jobs runs or waits."""
+def _detail(run: Run, width: int | None = None) -> tuple[list[str], bool]:
+    """What is to be told of one run, in lines within a ``width`` if any, and whether any of its jobs runs or waits."""
     now = time.time()
     seen, folders = look_at([run]), run.jobs()
     states = [seen.judge(folder) for folder in folders]
@@ -197,7 +193,7 @@ def _detail(run: Run) -> tuple[list[str], bool]:
     report = run.report / "index.html"
     if report.exists():
         lines.append(f"report: {short(report)}")
-    return [*lines, *_silence(seen)], any(state.alive for state in states)
+    return _folded([*lines, *_silence(seen)], width), any(state.alive for state in states)
 
 
 def _ids(seen: Look, run: Run, state: JobState) -> str:
