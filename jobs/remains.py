@@ -159,9 +159,9 @@ def recorded(folder: JobFolder) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
+            **content,
             "overrides": list(content["overrides"]),
             "working_directory": str(content["working_directory"]),
-            **content,
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error})", "give the command once more yourself") from None
