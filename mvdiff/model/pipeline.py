@@ -1,7 +1,6 @@
 """Pictures in, six views of each out."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -107,16 +106,15 @@ class MultiViewPipeline:
             self._views(white, [0], sampling)
 
         before = self.model.unet_pass
-        with ExitStack() as undone:
-            undone.callback(self._uncompile, before, decoder)
-            try:
-                made = compiled(CompileCache.of(self.device, facts), call, tell)
-            except torch.OutOfMemoryError as error:
+        try:
+            return compiled(CompileCache.of(self.device, facts), call, tell)
+        except BaseException as error:
+            self._uncompile(before, decoder)
+            if isinstance(error, torch.OutOfMemoryError):
                 raise InputError(
                     f"a compiled call of {batch} samples does not fit this GPU", "lower generate.batch"
                 ) from error
-            undone.pop_all()
-        return made
+            raise
 
     def _uncompile(self, unet_pass: Callable[..., Any], decoder: Sequence[nn.Module]) -> None:
         self._filled, self.model.unet_pass = None, unet_pass

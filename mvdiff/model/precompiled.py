@@ -56,12 +56,10 @@ class Precompiled:
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         shapes = tuple(_shape(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        # what it says is recorded too
-        autocast = {
-            one.device.type: (torch.is_autocast_enabled(one.device.type), torch.get_autocast_dtype(one.device.type))
-            for one in tensors
-        }
-        key = (shapes, structure, tuple(autocast.items()))
+        # what autocast says is recorded too
+        kinds = sorted({one.device.type for one in tensors})
+        autocast = tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        key = (shapes, structure, autocast)
         if key not in self._made:
             self._made[key] = _Kernels(self._bound, leaves, structure)
         return self._made[key](tensors)
@@ -80,7 +78,7 @@ class _Kernels:
     """Those for one shape of arguments."""
 
     def __init__(self, bound: _Bound, leaves: list[Any], structure: pytree.TreeSpec) -> None:
-        named = {**dict(bound.named_parameters()), **dict(bound.named_buffers())}
+        named = dict([*bound.named_parameters(), *bound.named_buffers()])
         self._places = [_place(bound, name) for name in named]
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
