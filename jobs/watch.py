@@ -10,7 +10,7 @@ from jobs.failure import first_failure
 from jobs.runfolder import JobFolder, short
 from mvdiff.events import read_events
 from slurm.command import reason
-from slurm.errors import Unanswered
+from slurm.errors import RequestError
 from slurm.submission import Submission, states
 
 POLL_S = {"slurm": 0.5, "local": 0.1}
@@ -47,7 +47,8 @@ def watch(name: str, submission: Submission, more: Callable[[Submission, int], S
             return submission
         try:
             alive = sum(not state.ended for state in states(submission).values())
-        except Unanswered as error:
+        except RequestError as error:
+            # Whatever keeps the queue from telling, it has the job: nothing is wrong with the request any more.
             if not silent:
                 aside(name, f"{reason(error)}: waiting for it")
             silent = True

@@ -224,18 +224,20 @@ def test_one_rank_s_death_ends_the_step_for_all_and_the_job_comes_back(cluster, 
 
 @pytest.mark.xdist_group("drills")
 def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
-    """A minute is the shortest limit there is; SLURM warns up to a minute early, so little may be asked for."""
+    """A minute is the shortest limit there is. SLURM warns up to a minute early: a start may end before its first step,
+    but not the run."""
     job = submit(
         "limited", "train.steps=100000", "train.validation.every=0", "cluster.gpus_per_node=1", "cluster.time_min=1",
         "cluster.signal_lead_s=5",
     )  # fmt: skip
-    job.wait(lambda: job.starts() == 4, 400)
+
+    def told(kind: str) -> list[int]:
+        return [event["step"] for event in job.events() if event["kind"] == kind]
+
+    job.wait(lambda: len(set(told("stopped"))) == 3, 600)
     job.wait_for_steps(1)
     tell("limit", job)
-    stops = [e["step"] for e in job.events() if e["kind"] == "stopped"]
-    resumes = [e["step"] for e in job.events() if e["kind"] == "resumed"]
-    assert len(set(stops)) >= 3, "every start made progress"
-    assert set(resumes) <= set(stops) and sum(redone(job)) == 0, "and lost nothing of it"
+    assert set(told("resumed")) <= set(told("stopped")) and sum(redone(job)) == 0, "every start lost nothing"
     losses = read_losses(job.folder.events)
     assert list(losses) == list(range(len(losses)))
     job.cancel()

@@ -1,7 +1,9 @@
 """Staying with many jobs."""
 
+from jobs import watch as watching
 from jobs.watch import FOLLOWED, watch
-from slurm.submission import Submission
+from slurm.errors import RequestError
+from slurm.submission import State, Submission
 
 
 def test_of_many_jobs_the_first_to_start_are_followed(tmp_path, capsys):
@@ -11,3 +13,21 @@ def test_of_many_jobs_the_first_to_start_are_followed(tmp_path, capsys):
     assert watch("generate", many, lambda submission, alive: submission) is many
     shown = capsys.readouterr().err.splitlines()
     assert shown == [f"[generate {index}] line of {index}" for index in range(2, FOLLOWED + 2)]
+
+
+def test_a_queue_that_cannot_tell_is_waited_for(tmp_path, capsys, monkeypatch):
+    """An administrator rewrites slurm.conf, which every command of SLURM reads."""
+    half_written = "squeue --noheader failed: squeue: fatal: Unable to process configuration file"
+    answers = iter([RequestError(half_written, "..."), RequestError(half_written, "..."), {"7": State("COMPLETED")}])
+
+    def states(submission: Submission) -> dict[str, State]:
+        answer = next(answers)
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(watching, "states", states)
+    monkeypatch.setitem(watching.POLL_S, "slurm", 0)
+    one = Submission("slurm", "mice", ["7"], str(tmp_path))
+    assert watch("train", one, lambda submission, alive: submission) is one
+    assert capsys.readouterr().err == ("[train] squeue: fatal: Unable to process configuration file: waiting for it\n")
