@@ -39,7 +39,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, utc: bool = True) -> str:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise RequestError(
             f"{command[0]} is not on this machine's PATH", "run on a login node, or add cluster=local"
         ) from None

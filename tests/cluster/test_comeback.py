@@ -1,9 +1,13 @@
 """Whatever ends a job that nobody cancelled and that did not give up, it starts again by itself: on a real SLURM."""
 
+import getpass
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from jobs.failure import Failure, first_failure
 from jobs.runfolder import JobFolder, Run
 from jobs.task import Task
 from mvdiff.events import read_events
@@ -69,7 +74,7 @@ IMPORTING = """
 import os, pathlib, time
 _logs = pathlib.Path({logs!r})
 if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-    (_logs / "importing").touch()
+    (_logs / f"importing-{{os.environ['SLURM_PROCID']}}").touch()
     while not (_logs / "go").exists():
         time.sleep(0.02)
 """
@@ -87,7 +92,8 @@ class Probe:
         task.write_text(task.read_text() + start_up.format(logs=str(self.folder.logs)))
         cluster = site(**{"nodes": 2, "tasks_per_node": 1, "time_min": 10, "partition": "low", **asked})
         submitter = Submitter(cluster, "probe", self.folder.logs, self.folder.code, 30, tries)
-        (self.id,) = submitter.submit(Task(self.folder.path), None).job_ids
+        self.submission = submitter.submit(Task(self.folder.path), None)
+        (self.id,) = self.submission.job_ids
 
     def events(self, kind: str, restart: int | None = None) -> list[dict]:
         found = [event for event in read_events(self.folder.events) if event["kind"] == kind]
@@ -104,6 +110,9 @@ class Probe:
     def log(self) -> str:
         return "".join(path.read_text() for path in sorted(self.folder.logs.glob("*.out")))
 
+    def failure(self) -> Failure | None:
+        return first_failure(self.folder, self.submission)
+
     @property
     def state(self) -> str:
         return job_fields(self.id)["JobState"]
@@ -114,7 +123,8 @@ class Probe:
 
     @property
     def importing(self) -> bool:
-        return (self.folder.logs / "importing").exists()
+        """Whether both ranks are; a signal that comes before a process is nobody's."""
+        return len(list(self.folder.logs.glob("importing-*"))) == 2
 
     def go_on(self) -> None:
         (self.folder.logs / "go").touch()
@@ -130,6 +140,27 @@ def probe(tmp_path) -> Callable[..., Probe]:
         return Probe(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", {"name": act, **given}, **more)
 
     return submit
+
+
+@pytest.fixture
+def container(tmp_path) -> Callable[..., dict]:
+    """What a site says of a container by Charliecloud: the programs of this machine, but nothing of SLURM's to ask."""
+    if shutil.which("ch-run") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("a container needs ch-run (charliecloud-runtime)")
+    image = tmp_path / "image"
+    inside = ["/usr", *{f"/{Path(path).parts[1]}" for path in (sys.prefix, sys.base_prefix, __file__)}]
+    inside += [folder for folder in ("/bin", "/lib", "/lib64") if Path(folder).exists()]
+    for folder in ("dev", "etc", "home", "proc", "sys", "tmp", *(path[1:] for path in dict.fromkeys(inside))):
+        (image / folder).mkdir(parents=True)
+    for file in ("group", "hosts", "nsswitch.conf", "passwd", "resolv.conf"):
+        (image / "etc" / file).touch()
+    binds = [*dict.fromkeys(inside), *(f"/dev/null:{path}/scontrol" for path in ("/usr/bin", "/bin"))]
+
+    def asked(*more: str) -> dict:
+        command = shlex.join(["ch-run", *(word for bind in (*binds, *more) for word in ("-b", bind)), str(image), "--"])
+        return {"container": command, "environment": {"USER": getpass.getuser()}}
+
+    return asked
 
 
 def scancel(*words: str) -> None:
@@ -197,6 +228,23 @@ def test_a_job_whose_batch_script_is_killed_is_back(cluster, probe, eventually):
     eventually(job.working, 60)
     os.kill(batch_shell(job.id), signal.SIGKILL)
     eventually(job.is_back, 60)
+
+
+def test_a_job_in_a_container_that_knows_no_slurm_is_back(cluster, probe, container, eventually):
+    job = probe("wait", **container())
+    eventually(job.working, 60)
+    scancel("--signal=USR2", job.id)
+    eventually(job.is_back, 60)
+    assert f"job {job.id}: no scontrol in this container, the batch script asks" in job.log()
+
+
+def test_what_a_container_has_against_its_start_is_told(cluster, probe, container, eventually):
+    job = probe("wait", tries=None, **container("/dev/null:/nowhere/at-all"))
+    eventually(lambda: job.state == "FAILED", 90)
+    failure = job.failure()
+    assert failure is not None
+    assert failure.error.startswith(f"job {job.id} ended 3 times before its work began: it does not come back (ch-run[")
+    assert "nowhere" in failure.error
 
 
 def test_a_job_that_runs_out_of_time_is_back(cluster, probe, eventually):
