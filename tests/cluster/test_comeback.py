@@ -148,13 +148,13 @@ def container(tmp_path) -> Callable[..., dict]:
     if shutil.which("ch-run") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("a container needs ch-run (charliecloud-runtime)")
     image = tmp_path / "image"
-    inside = ["/usr", *{f"/{Path(path).parts[1]}" for path in (sys.prefix, sys.base_prefix, __file__)}]
-    inside += [folder for folder in ("/bin", "/lib", "/lib64") if Path(folder).exists()]
-    for folder in ("dev", "etc", "home", "proc", "sys", "tmp", *(path[1:] for path in dict.fromkeys(inside))):
-        (image / folder).mkdir(parents=True)
+    tops = {f"/{Path(path).parts[1]}" for path in (sys.prefix, sys.base_prefix, __file__)} - {"/tmp", "/usr"}
+    inside = [path for path in ("/bin", "/lib", "/lib64", "/usr", *sorted(tops)) if Path(path).exists()]
+    for folder in ("dev", "etc", "home", "proc", "sys", "tmp", *(path[1:] for path in inside)):
+        (image / folder).mkdir(parents=True, exist_ok=True)
     for file in ("group", "hosts", "nsswitch.conf", "passwd", "resolv.conf"):
         (image / "etc" / file).touch()
-    binds = [*dict.fromkeys(inside), *(f"/dev/null:{path}/scontrol" for path in ("/usr/bin", "/bin"))]
+    binds = [*inside, *(f"/dev/null:{path}/scontrol" for path in ("/usr/bin", "/bin"))]
 
     def asked(*more: str) -> dict:
         command = shlex.join(["ch-run", *(word for bind in (*binds, *more) for word in ("-b", bind)), str(image), "--"])
