@@ -1,6 +1,6 @@
 """New models: from published weights, from a checkpoint, or from nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,27 @@ def create(settings: ModelSettings, views: Iterable[NDArray[np.uint8]], seed: in
     pretrained weights is drawn from ``seed``: the same settings, views and seed give the same model; torch's global
     generator is left as it was. Raises ``InputError`` as ``origin`` does.
     """
-    start = origin(settings)
     fitted, placed = tee(views)
-    placement = Placement.measured(placed)
+    return _made(settings, seed, Placement.measured(placed), lambda new: _fitted(new, fitted))
+
+
+def unfitted(settings: ModelSettings) -> MultiViewModel:
+    """The architecture of ``settings``, fitted to nothing: for what depends on its tensors' shapes alone."""
+    nothing = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    return _made(
+        settings, 0, Placement.measured(nothing), lambda new: PatchLatents(new.patch, new.latent_channels, 0.0)
+    )
+
+
+def _made(
+    settings: ModelSettings, seed: int, placement: Placement, latents: Callable[[NewModel], PatchLatents]
+) -> MultiViewModel:
+    start = origin(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if start.pretrained is None and settings.pretrained != RANDOM:
             assert settings.new is not None
-            parts = _small(settings.new, settings, fitted)
+            parts = _small(settings.new, settings, latents(settings.new))
         else:
             parts = _parts(start, settings)
         unet = parts["unet"]
@@ -62,8 +75,8 @@ def _origin(start: Origin) -> dict[str, str]:
     return {"name": source.name, "family": family, "xxh3": source.fingerprint()}
 
 
-def _small(new: NewModel, settings: ModelSettings, views: Iterable[NDArray[np.uint8]]) -> dict[str, Any]:
-    vae = PatchLatents.fit(
+def _fitted(new: NewModel, views: Iterable[NDArray[np.uint8]]) -> PatchLatents:
+    return PatchLatents.fit(
         views,
         patch=new.patch,
         channels=new.latent_channels,
@@ -71,6 +84,9 @@ def _small(new: NewModel, settings: ModelSettings, views: Iterable[NDArray[np.ui
         deviation=new.latent_deviation,
         floor=new.latent_floor,
     )
+
+
+def _small(new: NewModel, settings: ModelSettings, vae: PatchLatents) -> dict[str, Any]:
     unet = UNet2DConditionModel(
         sample_size=settings.size // new.patch,
         in_channels=new.latent_channels * (1 + new.condition_channels),

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mvdiff.errors import InputError
-from mvdiff.model.build import create
+from mvdiff.model.build import unfitted
 from mvdiff.model.emulation import Emulation
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.noise import SampleNoise
@@ -108,12 +108,9 @@ def empty_model(settings: ModelSettings) -> MultiViewModel:
     Plain Stable Diffusion has no vision encoder: its settings name no rig that its weights know.
     """
     settings = played(settings)
-    if settings.new is not None:
-        dark = np.zeros((1, 1, settings.size, settings.size, 3), np.uint8)
-        return create(settings, dark, seed=0).to(META)
     with META:
-        model = create(settings, np.zeros((1, 1, 8, 8, 3), np.uint8), seed=0)
-    if settings.pretrained_rig is None:
+        model = unfitted(settings)
+    if settings.new is None and settings.pretrained_rig is None:
         model.vision_encoder = None
     return model
 
