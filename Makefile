@@ -25,6 +25,8 @@ lint: install
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# test processes share the cores: a second thread of one would only wait for a core that another has
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(RUN)/pytest -n 2 -m 'not cluster'
 	$(RUN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m cluster
