@@ -28,7 +28,7 @@ lint: install
 # test processes share the cores: a second thread of one would only wait for a core that another has
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(RUN)/pytest -n 2 -m 'not cluster'
+	$(RUN)/pytest -n 3 -m 'not cluster'
 	$(RUN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m cluster
 
 clean:
