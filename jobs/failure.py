@@ -26,7 +26,7 @@ _KILLED = re.compile(
 )
 _NOT_STARTED = re.compile(r"mvdiff: not started: [^\n]*")
 """Said by the batch script, or by what starts a process."""
-_QUEUE_S = re.compile(r"srun: |slurmstepd|submitit |job \S+ (goes back|ended|was ended|cannot come back)")
+_OF_THE_QUEUE = re.compile(r"srun: |slurmstepd|submitit |job \S+ (goes back|ended|was ended|cannot come back)")
 """Begin of a log's lines that tell what became of a job, and not why."""
 _OOM = re.compile(r"oom.kill|Out Of Memory", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ def first_failure(folder: JobFolder, submission: Submission, job_ids: Sequence[s
     id_ = gave_up.name.removeprefix(f"{GAVE_UP}-").rpartition("-")[0]
     why, log = " ".join(gave_up.read_text(encoding="utf-8").split()), submission.log(id_)
     # what kept the work from beginning is in no event: it is the last that its start said
-    said = [line for line in tail_of(log).splitlines() if line.strip() and not _QUEUE_S.match(line)]
+    said = [line for line in tail_of(log).splitlines() if line.strip() and not _OF_THE_QUEUE.match(line)]
     if not events and said:
         why += f" ({' '.join(said[-1].split())})"
     return Failure(id_, 0, why, str(log))

@@ -35,22 +35,24 @@ def create(settings: ModelSettings, views: Iterable[NDArray[np.uint8]], seed: in
     pretrained weights is drawn from ``seed``: the same settings, views and seed give the same model; torch's global
     generator is left as it was. Raises ``InputError`` as ``origin`` does.
     """
+    start = origin(settings)
     fitted, placed = tee(views)
-    return _made(settings, seed, Placement.measured(placed), lambda new: _fitted(new, fitted))
+    return _made(settings, start, seed, Placement.measured(placed), lambda new: _fitted(new, fitted))
 
 
 def unfitted(settings: ModelSettings) -> MultiViewModel:
     """The architecture of ``settings``, fitted to nothing: for what depends on its tensors' shapes alone."""
-    nothing = np.zeros((1, 1, 8, 8, 3), np.uint8)
-    return _made(
-        settings, 0, Placement.measured(nothing), lambda new: PatchLatents(new.patch, new.latent_channels, 0.0)
-    )
+    placement = Placement.measured(np.zeros((1, 1, 8, 8, 3), np.uint8))
+    return _made(settings, origin(settings), 0, placement, lambda new: PatchLatents(new.patch, new.latent_channels, 0))
 
 
 def _made(
-    settings: ModelSettings, seed: int, placement: Placement, latents: Callable[[NewModel], PatchLatents]
+    settings: ModelSettings,
+    start: Origin,
+    seed: int,
+    placement: Placement,
+    latents: Callable[[NewModel], PatchLatents],
 ) -> MultiViewModel:
-    start = origin(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if start.pretrained is None and settings.pretrained != RANDOM:

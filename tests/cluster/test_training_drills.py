@@ -236,9 +236,12 @@ def test_a_time_limit_of_a_third_of_the_work_needs_no_person(cluster, submit):
     def told(kind: str) -> list[int]:
         return [event["step"] for event in job.events() if event["kind"] == kind]
 
-    job.wait(lambda: len(set(told("stopped"))) == 2, 600)
+    job.wait(lambda: len(set(told("stopped"))) >= 3, 600)
+    stopped = job.starts()
+    job.wait(lambda: job.starts() > stopped, 120)
     job.wait_for_steps(1)
     tell("limit", job)
+    assert job.starts() >= 4
     assert set(told("resumed")) <= set(told("stopped")) and sum(redone(job)) == 0, "every start lost nothing"
     losses = read_losses(job.folder.events)
     assert list(losses) == list(range(len(losses)))
