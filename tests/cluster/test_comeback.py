@@ -71,11 +71,13 @@ JOB = """
         return outcome
 """
 IMPORTING = """
-import os, pathlib, time
+import os, pathlib, signal, time
 _logs = pathlib.Path({logs!r})
 if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
     (_logs / f"importing-{{os.environ['SLURM_PROCID']}}").touch()
     while not (_logs / "go").exists():
+        if signal.SIGUSR2 in signal.sigpending():
+            (_logs / f"warned-{{os.environ['SLURM_PROCID']}}").touch()
         time.sleep(0.02)
 """
 
@@ -125,6 +127,11 @@ class Probe:
     def importing(self) -> bool:
         """Whether both ranks are; a signal that comes before a process is nobody's."""
         return len(list(self.folder.logs.glob("importing-*"))) == 2
+
+    @property
+    def warned(self) -> bool:
+        """Whether the signal has come to both: a command that sends one does not wait for that."""
+        return len(list(self.folder.logs.glob("warned-*"))) == 2
 
     def go_on(self) -> None:
         (self.folder.logs / "go").touch()
@@ -224,6 +231,7 @@ def test_a_warning_during_start_up_is_not_lost(cluster, probe, eventually):
     job = probe("hang", start_up=IMPORTING)
     eventually(lambda: job.importing, 60)
     scancel("--signal=USR2", job.id)
+    eventually(lambda: job.warned, 60)
     job.go_on()
     eventually(job.is_back, 60)
     assert {event["signal"] for event in job.events("task stopped")} == {"SIGUSR2"}
