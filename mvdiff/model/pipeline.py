@@ -80,10 +80,9 @@ class MultiViewPipeline:
         """
         settings = self.model.settings
         refuse_compiling(self.device)
-        sampling = self._sampling(2, sampler, guidance)
-        # the encoder sees one picture a sample, a two-hundredth of the work
-        decoder = [self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else []
-        parts = [self.model.unet, *decoder]
+        sampling = self._sampling(1, sampler, guidance)
+        coders = [self.model.vae.encoder, self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else []
+        parts = [self.model.unet, *coders]
         facts = {
             "layout": settings.layout, "camera": settings.camera, "reference": settings.reference,
             "size": settings.size, "condition_size": settings.condition_size, "batch": batch,
@@ -100,8 +99,8 @@ class MultiViewPipeline:
 
         def call() -> None:
             self.model.unet_pass = Precompiled(unet_pass, self.model.unet)
-            norm_by_channel(*decoder)
-            for part in decoder:
+            norm_by_channel(*parts)
+            for part in coders:
                 part.forward = Precompiled(type(part).forward, part)
             self._views(white, [0], sampling)
 
@@ -109,16 +108,16 @@ class MultiViewPipeline:
         try:
             return compiled(CompileCache.of(self.device, facts), call, tell)
         except BaseException as error:
-            self._uncompile(before, decoder)
+            self._uncompile(before, coders)
             if isinstance(error, torch.OutOfMemoryError):
                 raise InputError(
                     f"a compiled call of {batch} samples does not fit this GPU", "lower generate.batch"
                 ) from error
             raise
 
-    def _uncompile(self, unet_pass: Callable[..., Any], decoder: Sequence[nn.Module]) -> None:
+    def _uncompile(self, unet_pass: Callable[..., Any], coders: Sequence[nn.Module]) -> None:
         self._filled, self.model.unet_pass = None, unet_pass
-        for part in decoder:
+        for part in coders:
             vars(part).pop("forward", None)
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 ``torch.compile`` reads a module's bytecode in every process before it knows what to look for in its cache: 20 s for a
 large UNet. Here the module is run once on tensors without data, which records the same operations in 2 s and has the
-same kernels.
+same kernels; and these are kept by what the recording follows from, so that later processes load them without one.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,15 +11,14 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-import torch._inductor
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from mvdiff.model.compilation import OPTIONS
+from mvdiff.model.fingerprint import fingerprint
+from mvdiff.model.kernels import keep, kernels, load
 
 _as_it_is: ContextVar[bool] = ContextVar("as_it_is", default=False)
 
@@ -58,10 +57,10 @@ class Precompiled:
         shapes = tuple(_shape(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         # what autocast says is recorded too
         kinds = sorted({one.device.type for one in tensors})
-        autocast = tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        autocast = tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
         key = (shapes, structure, autocast)
         if key not in self._made:
-            self._made[key] = _Kernels(self._bound, leaves, structure)
+            self._made[key] = _Kernels(self._bound, leaves, structure, (str(structure), shapes, autocast))
         return self._made[key](tensors)
 
 
@@ -75,12 +74,16 @@ class _Bound(nn.Module):
 
 
 class _Kernels:
-    """Those for one shape of arguments."""
+    """Those for one shape of arguments, which ``described`` tells from others."""
 
-    def __init__(self, bound: _Bound, leaves: list[Any], structure: pytree.TreeSpec) -> None:
+    def __init__(self, bound: _Bound, leaves: list[Any], structure: pytree.TreeSpec, described: Any) -> None:
         named = dict([*bound.named_parameters(), *bound.named_buffers()])
         self._places = [_place(bound, name) for name in named]
-        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        key = fingerprint(bound, described, opaque=(Precompiled,))
+        kept = load(key) if key is not None else None
+        if kept is not None:
+            self._run, self._structure = kept
+            return
 
         def run(*tensors: Tensor) -> list[Tensor]:
             own, rest = tensors[: len(named)], iter(tensors[len(named) :])
@@ -91,6 +94,7 @@ class _Kernels:
             flat, self._structure = pytree.tree_flatten(found)
             return flat
 
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         # inference tensors cannot be recorded
         with torch.inference_mode(False), torch.no_grad():
             with FakeTensorMode():
@@ -100,6 +104,9 @@ class _Kernels:
                 ]
                 graph = make_fx(run)(*dataless)
             self._run = kernels(graph, dataless)
+        # a tensor that is neither given nor the module's is part of such kernels, whatever its value is next time
+        if key is not None and not any(node.op == "get_attr" for node in graph.graph.nodes):
+            keep(key, self._run, self._structure)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         own = [tensors_of[name] for tensors_of, name in self._places]
@@ -111,16 +118,6 @@ def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
     path, _, own = name.rpartition(".")
     holder = module.get_submodule(path)
     return holder._parameters if own in holder._parameters else holder._buffers, own
-
-
-def kernels(graph: GraphModule, dataless: list[Tensor]) -> Callable[..., Any]:
-    """Inductor's kernels for ``graph``, from the cache where there are some."""
-    inputs: list[Any] = [*dataless]
-    # unless told otherwise it runs every kernel on random data first, as if it chose among several
-    patches = {**OPTIONS, "triton.autotune_at_compile_time": None}
-    return torch._inductor.standalone_compile(
-        graph, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": patches}
-    )
 
 
 def _shape(tensor: Tensor) -> tuple[Any, ...]:

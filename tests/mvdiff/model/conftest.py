@@ -1,3 +1,4 @@
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from mvdiff.model.batch import TrainingBatch
 from mvdiff.model.build import create
+from mvdiff.model.compilation import CompileCache
 from mvdiff.model.multiview import MultiViewModel
 from mvdiff.model.settings import ModelSettings
 from tests.mvdiff.model.published import write_stable_diffusion, write_zero123plus
@@ -169,3 +171,19 @@ def start(large: Callable[..., ModelSettings], zero123plus: Path) -> Callable[..
         return create(large(folder, **overrides), [smooth_picture(0)[None]], seed).eval()
 
     return build
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This node's own disk, empty, and a process that has compiled nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))  # put back, whatever the test sets
+    torch._dynamo.reset()
+    yield tmp_path
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def cache(disk: Path) -> CompileCache:
+    return CompileCache.of(torch.device("cpu"), {"size": 1})

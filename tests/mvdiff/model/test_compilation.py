@@ -4,15 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.fx import GraphModule
 
 from mvdiff.errors import InputError
 from mvdiff.model import precompiled
@@ -26,30 +24,15 @@ ROOT = os.getuid() == 0
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """This node's own disk, empty, and a process that has compiled nothing."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))  # put back, whatever the test sets
-    torch._dynamo.reset()
-    yield tmp_path
-    torch._dynamo.reset()
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
+    """What is recorded, run as it is: of Inductor's kernels the model has so many that a C++ compiler takes minutes."""
+    recorded: list[GraphModule] = []
+    monkeypatch.setattr(precompiled, "kernels", lambda graph, dataless: recorded.append(graph) or graph)
+    monkeypatch.setattr(precompiled, "keep", lambda key, made, structure: None)
+    return recorded
 
 
-@pytest.fixture
-def cache(disk: Path) -> CompileCache:
-    return CompileCache.of(CPU, {"size": 1})
-
-
-def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypatch):
-    """All but Inductor's kernels, of which a model this small has so many that a C++ compiler takes minutes."""
-    graphs = []
-
-    def recorded(graph, dataless):
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(precompiled, "kernels", recorded)
+def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, graphs):
     model = awake(create(settings(reference="noised"), draw_pictures(0, 4), 0))
     pictures = draw_pictures(5, 3)[:, 0]
     asked = {"steps": 3, "guidance": 2.0}
@@ -68,8 +51,7 @@ def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, monkeypa
         chosen([*pictures, pictures[0]], seeds=range(4), steps=1)
 
 
-def test_weights_of_another_model_count_after_compiling_too(settings, disk, monkeypatch):
-    monkeypatch.setattr(precompiled, "kernels", lambda graph, dataless: graph)
+def test_weights_of_another_model_count_after_compiling_too(settings, disk, graphs):
     first, second = (awake(create(settings(), draw_pictures(0, 4), seed)) for seed in (0, 1))
     pictures = draw_pictures(5, 1)[:, 0]
     expected = MultiViewPipeline(second)(pictures, seeds=[7], steps=2)
@@ -81,39 +63,39 @@ def test_weights_of_another_model_count_after_compiling_too(settings, disk, monk
     assert np.abs(chosen(pictures, seeds=[7], steps=2).astype(int) - expected).max() <= 1
 
 
-def test_a_pipeline_that_could_not_be_compiled_works_as_before(start, disk, monkeypatch):
+def test_a_pipeline_that_could_not_be_compiled_works_as_before(start, disk, graphs, monkeypatch):
     model = start()
     pictures = draw_pictures(5, 2)[:, 0]
     chosen = MultiViewPipeline(model)
     expected = chosen(pictures, seeds=[7, 8], steps=1)
 
     def fail(graph, dataless):
-        if len(made) == 2:
+        if len(graphs) == 3:
             raise RuntimeError("no kernels")
-        made.append(graph)
+        graphs.append(graph)
         return graph
 
-    made: list[object] = []
     monkeypatch.setattr(precompiled, "kernels", fail)
     with pytest.raises(RuntimeError, match="no kernels"):
         chosen.compile(1)
-    assert len(made) == 2, "the decoder was not what failed"
+    assert len(graphs) == 3, "the decoder was not what failed"
     # its norms round otherwise from then on
     assert np.abs(chosen(pictures, seeds=[7, 8], steps=1).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("options", [{}, {"layout": "tile", "camera": "none"}], ids=["views", "tile"])
-def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk, monkeypatch, options):
-    graphs = []
-    monkeypatch.setattr(precompiled, "kernels", lambda graph, dataless: graphs.append(graph) or graph)
+def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk, graphs, options):
     pictures = draw_pictures(5, 2)[:, 0]
-    eager = MultiViewPipeline(start(**options), "cpu", "bf16")(pictures, seeds=[7, 8], steps=2)
+    exact, eager = (
+        MultiViewPipeline(start(**options), "cpu", precision)(pictures, seeds=[7, 8], steps=2).astype(int)
+        for precision in ("no", "bf16")
+    )
     chosen = MultiViewPipeline(start(**options), "cpu", "bf16")
     chosen.compile(2)
-    assert len(graphs) == 3, "the decoder too"
+    assert len(graphs) == 4, "the autoencoder's two parts too"
     views = chosen(pictures, seeds=[7, 8], steps=2)
-    assert np.abs(views.astype(int) - eager).mean() < 1
-    casts = [node for node in graphs[1].graph.nodes if node.kwargs.get("dtype") == torch.bfloat16]
+    assert 0 < np.abs(views - exact).mean() < 1.2 * np.abs(eager - exact).mean()
+    casts = [node for node in graphs[2].graph.nodes if node.kwargs.get("dtype") == torch.bfloat16]
     assert casts, "what autocast said was not recorded"
 
 
@@ -152,6 +134,7 @@ def test_autocast_and_gradients_are_of_the_call(cache, monkeypatch):
         return run
 
     monkeypatch.setattr(precompiled, "kernels", deaf)
+    monkeypatch.setattr(precompiled, "keep", lambda key, made, structure: None)
     layer, values = torch.nn.Linear(3, 3), torch.randn(2, 3)
     kernels = precompiled.Precompiled(torch.nn.Linear.forward, layer)
     with torch.inference_mode():
