@@ -223,7 +223,10 @@ def work(config: DictConfig, context: Context) -> str:
     name, node = f"{context.place.job_id}-{context.worker}", context.place.node
     try:
         pipeline = MultiViewPipeline.from_pretrained(
-            Path(config.checkpoint), "cuda" if torch.cuda.is_available() else "cpu", config.generate.mixed_precision
+            Path(config.checkpoint),
+            "cuda" if torch.cuda.is_available() else "cpu",
+            config.generate.mixed_precision,
+            compiling=config.generate.compile,
         )
         if config.generate.compile:
             tell = partial(print, flush=True)

@@ -1,6 +1,8 @@
 """Pictures in, six views of each out."""
 
+import importlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -49,13 +51,23 @@ class MultiViewPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path | str, device: torch.device | str = "cpu", mixed_precision: str = "no"
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        mixed_precision: str = "no",
+        compiling: bool = False,
     ) -> Self:
         """The model saved in ``folder`` (a checkpoint); ``InputError`` where there is none.
 
-        It is kept in the lower precision as well: nobody else holds its weights.
+        It is kept in the lower precision as well: nobody else holds its weights. Say ``compiling`` where ``compile``
+        comes next: what that imports, which takes a second, is imported while the weights are copied.
         """
-        pipeline = cls(load(Path(folder)), device, mixed_precision)
+        with ThreadPoolExecutor(1) as beside:
+            # the copy is in the thread, since it imports nothing: two imports at once may see each other half done
+            moved = beside.submit(load(Path(folder)).to, device)
+            if compiling:
+                importlib.import_module("torch._inductor.compile_fx")
+            pipeline = cls(moved.result(), device, mixed_precision)
         pipeline.own()
         return pipeline
 
