@@ -17,6 +17,7 @@ from mvdiff.model import precompiled
 from mvdiff.model.build import create
 from mvdiff.model.compilation import CompileCache, compiled, refuse_compiling
 from mvdiff.model.pipeline import MultiViewPipeline
+from mvdiff.model.sampler import SAMPLERS
 from tests.mvdiff.model.conftest import awake, draw_pictures
 
 CPU = torch.device("cpu")
@@ -97,6 +98,15 @@ def test_an_autoencoder_and_lower_precision_are_recorded_as_they_run(start, disk
     assert 0 < np.abs(views - exact).mean() < 1.2 * np.abs(eager - exact).mean()
     casts = [node for node in graphs[2].graph.nodes if node.kwargs.get("dtype") == torch.bfloat16]
     assert casts, "what autocast said was not recorded"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_is_compiled_in_the_first_call_of_any_sampler(start, disk, graphs, sampler):
+    chosen = MultiViewPipeline(start())
+    chosen.compile(1, sampler)
+    ready = len(graphs)
+    chosen(draw_pictures(5, 1)[:, 0], seeds=[7], steps=3, sampler=sampler)
+    assert len(graphs) == ready == 4
 
 
 def test_kernels_are_of_what_a_function_is_given(cache):
