@@ -265,8 +265,9 @@ def test_what_a_container_has_against_its_start_is_told(cluster, probe, containe
 def test_a_job_that_runs_out_of_time_is_back(cluster, probe, eventually):
     """One that Python can still act in, one in which it cannot."""
     hanging, frozen = probe("hang"), probe("hang with the interpreter's lock")
-    for job, seconds in [(hanging, 10), (frozen, 2)]:
+    for job in (hanging, frozen):
         eventually(job.working, 60)
+    for job, seconds in [(hanging, 10), (frozen, 2)]:
         assert 500 < job.working()[0]["left"] <= 600
         subprocess.run(["scontrol", "update", f"JobId={job.id}", f"EndTime=now+{seconds}"], check=True)
     scancel("--signal=USR2", hanging.id)
