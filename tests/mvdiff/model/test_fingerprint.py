@@ -96,7 +96,11 @@ def test_functions_of_one_name_are_told_apart_by_what_they_hold_and_do():
     assert keys[0] == keys[1] and len(set(keys)) == 4 and None not in keys
 
 
-@pytest.mark.parametrize("value", [torch.ones(1), object(), torch, nn.Linear(2, 2), [object()]], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(1), object(), torch, nn.Linear(2, 2), [object()]],
+    ids=["a tensor", "an object", "a Python module", "a module elsewhere", "an object within"],
+)
 def test_what_cannot_be_told_has_no_key(value):
     layer = Layer()
     vars(layer)["other"] = value
