@@ -1,5 +1,6 @@
 """Inductor's kernels of recorded operations, kept in the node's cache of compiled code."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 import torch._inductor
 from torch import Tensor
 from torch._dynamo.utils import counters
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
@@ -32,19 +32,21 @@ def kernels(graph: GraphModule, dataless: list[Tensor]) -> Callable[..., list[Te
 
 def keep(key: str, made: Callable[..., list[Tensor]], structure: pytree.TreeSpec) -> None:
     """Let ``load`` find ``made``, which ``kernels`` returned, by ``key``; ``structure`` is that of what it returns."""
-    kept = _file(key)
     # on a full disk, or for a structure that cannot be written, those at hand are as good
-    with suppress(OSError, NotImplementedError):
-        kept.parent.mkdir(exist_ok=True)
-        kept.with_suffix(".json").write_text(pytree.treespec_dumps(structure))
-        # whole or not at all, and last: where it is, the structure is
-        made.save(path=str(kept))  # type: ignore[attr-defined]
+    with suppress(Exception):
+        written = pytree.treespec_dumps(structure)
+        if pytree.treespec_loads(written) == structure:
+            kept = _file(key)
+            kept.parent.mkdir(exist_ok=True)
+            kept.with_suffix(".json").write_text(written)
+            # whole or not at all, and last: where it is, the structure is
+            made.save(path=str(kept))  # type: ignore[attr-defined]
 
 
 def load(key: str) -> tuple[Callable[..., list[Tensor]], pytree.TreeSpec] | None:
     """Kernels and structure of what they return; None where none are kept, or damaged ones."""
-    kept = _file(key)
     with suppress(Exception), torch._inductor.config.patch(_PATCHES):
+        kept = _file(key)
         structure = pytree.treespec_loads(kept.with_suffix(".json").read_text())
         found = torch._inductor.CompiledArtifact.load(path=str(kept))
         counters[LOADED]["graphs"] += 1
@@ -53,4 +55,5 @@ def load(key: str) -> tuple[Callable[..., list[Tensor]], pytree.TreeSpec] | None
 
 
 def _file(key: str) -> Path:
-    return Path(cache_dir(), "recorded", f"{key}.kernels")
+    """In the folder that a ``CompileCache`` names: torch's own choice may be another user's."""
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "recorded", f"{key}.kernels")

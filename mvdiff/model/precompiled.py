@@ -41,7 +41,7 @@ class Precompiled:
     It must be a function of the module's tensors and of what it is given, and nothing else: tensors, alone or in
     tuples, lists and dicts, and values such as flags, each of which is compiled for by itself. It returns tensors in
     the same manner. Where gradients are wanted, ``function`` runs as it is. The module's tensors may be given other
-    values or be replaced by others of the same shape and type.
+    values or be replaced by others of the same shape and type; its parts and their attributes stay what they are.
     """
 
     def __init__(self, function: Callable[..., Any], module: nn.Module) -> None:
@@ -54,7 +54,8 @@ class Precompiled:
             return self._bound(*args)
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        shapes = tuple(_shape(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        # of values that are equal, as 1 and True are, each type is recorded by itself
+        shapes = tuple(_shape(leaf) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves)
         # what autocast says is recorded too
         kinds = sorted({one.device.type for one in tensors})
         autocast = tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)

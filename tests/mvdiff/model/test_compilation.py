@@ -133,6 +133,15 @@ def test_kernels_are_of_what_a_function_is_given(cache):
         assert counters["aot_autograd"]["total"] == made
 
 
+def test_a_flag_and_a_number_that_are_equal_are_recorded_each(cache, graphs):
+    layer, values = torch.nn.Identity(), torch.tensor([1, 2])
+    kernels = precompiled.Precompiled(lambda _, values, by: values * by, layer)
+    with cache.turn(print), torch.inference_mode():
+        for by in (2, 2.0, True, 1):
+            assert kernels(values, by).dtype == (values * by).dtype
+    assert len(graphs) == 4
+
+
 def test_autocast_and_gradients_are_of_the_call(cache, monkeypatch):
     def deaf(graph, dataless):
         """Like kernels: what was recorded, and no more."""

@@ -1,6 +1,9 @@
 """Kernels that are found again without a recording: only where a recording would be the same."""
 
 import functools
+import math
+import random
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -40,6 +43,15 @@ class Processor:
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         return values * self.times
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+
+class Weight:
+    def __init__(self, *shape: int) -> None:
+        self.weight = torch.ones(shape)
 
 
 def key(layer: nn.Module, given: object = (1, "a")) -> str | None:
@@ -89,11 +101,14 @@ def test_functions_of_one_name_are_told_apart_by_what_they_hold_and_do():
     def scaled(by: float) -> Callable:
         return lambda values: values * by
 
-    layers = [Layer() for _ in range(5)]
-    for layer, act in zip(layers, (scaled(1.0), scaled(1.0), scaled(2.0), lambda x: x, lambda x: -x), strict=True):
+    # one line, so that they differ in nothing else
+    beside = (lambda x: functional.silu(x)), (lambda x: functional.gelu(x)), (lambda x: x.sum((0, 1))), (lambda x: x.sum((1,)))  # noqa: E501  # fmt: skip
+    acts = [scaled(1.0), scaled(1.0), scaled(2.0), *beside]
+    layers = [Layer() for _ in acts]
+    for layer, act in zip(layers, acts, strict=True):
         layer.act = act
     keys = [key(layer) for layer in layers]
-    assert keys[0] == keys[1] and len(set(keys)) == 4 and None not in keys
+    assert keys[0] == keys[1] and len(set(keys)) == len(acts) - 1 and None not in keys
 
 
 @pytest.mark.parametrize(
@@ -113,17 +128,94 @@ def test_what_holds_itself_has_no_key():
     assert key(layer) is None
 
 
-def test_other_code_changes_it(tmp_path: Path, monkeypatch):
-    source = tmp_path / "code_of_mine.py"
+def test_other_code_changes_it_and_code_that_changed_meanwhile_has_none(tmp_path: Path, monkeypatch):
+    source, beside = tmp_path / "code_of_mine.py", tmp_path / "helper.py"
     monkeypatch.syspath_prepend(tmp_path)
     source.write_text("def act(values):\n    return values\n")
     import code_of_mine
 
     layer = Layer()
     layer.act = code_of_mine.act
-    before = key(layer)
+    assert key(layer) is None, "what was imported may have been what the file was before"
+    monkeypatch.setattr(fingerprint, "_born", lambda: math.inf)
+    keys = [key(layer)]
     source.write_text("def act(values):\n    return values + 1\n")
-    assert key(layer) not in (before, None)
+    keys.append(key(layer))
+    beside.write_text("")
+    keys.append(key(layer))
+    assert len(set(keys)) == 3 and None not in keys
+
+
+def test_where_a_part_or_a_tensor_stands_more_than_once_changes_it():
+    first, second, act = nn.Linear(4, 4), nn.Linear(4, 4), nn.SiLU()
+    others = [
+        nn.Sequential(first, act, second), nn.Sequential(first, act, second, act), nn.Sequential(first, second, first),
+        nn.Sequential(first, second, second), nn.Sequential(first, second), nn.Sequential(second, act, first, first),
+    ]  # fmt: skip
+    assert len({key(one) for one in others}) == len(others)
+
+    def tied(to: int) -> nn.Module:
+        three = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+        three[2].weight = three[to].weight
+        return three
+
+    assert key(tied(0)) != key(tied(1)) is not None
+    absent = Layer()
+    absent.register_module("more", None)
+    assert key(absent) != key(Layer())
+
+
+def test_what_somebody_set_in_a_class_changes_it(monkeypatch):
+    def scaled(by: float) -> Callable:
+        return lambda self, values: values * by
+
+    keys = [key(Layer())]
+    monkeypatch.setattr(Processor, "limit", 3, raising=False)
+    keys.append(key(Layer()))
+    monkeypatch.setattr(Processor, "limit", 4, raising=False)
+    keys.append(key(Layer()))
+    for by in (2.0, 3.0):
+        monkeypatch.setattr(Processor, "__call__", property(scaled(by)))
+        keys.append(key(Layer()))
+    monkeypatch.setattr(nn.LayerNorm, "forward", lambda self, values: values)
+    keys.append(key(Layer()))
+    assert len(set(keys)) == 6 and None not in keys
+
+
+@pytest.mark.parametrize(
+    "value",
+    [defaultdict(float), Slotted(), type("Kind", (float,), {})(1.0), {"a": 2.0}.get, random.Random(0), Weight(3, 3)],
+    ids=["a default", "slots", "a number that is more", "a dictionary's method", "chance", "a tensor in an object"],
+)
+def test_what_holds_more_than_it_shows_has_no_key(value):
+    layer = Layer()
+    layer.other = value
+    assert key(layer) is None
+
+
+def test_what_acts_on_every_module_and_function_has_no_key(monkeypatch):
+    handle = nn.modules.module.register_module_forward_hook(lambda *given: None)
+    assert key(Layer()) is None
+    handle.remove()
+    with torch.device("cpu"):
+        assert key(Layer()) is None
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *given: None)
+    assert key(Layer()) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(torch._inductor.config, "post_grad_custom_post_pass", lambda graph: None)
+    assert key(Layer()) is None
+    monkeypatch.undo()
+    assert key(Layer()) is not None
+
+
+@pytest.mark.parametrize("of", [torch.backends.cuda.matmul, torch.backends.cudnn.conv], ids=["product", "convolution"])
+def test_how_torch_rounds_changes_it(of):
+    before, said = key(Layer()), of.fp32_precision
+    try:
+        of.fp32_precision = "ieee"
+        assert key(Layer()) not in (before, None)
+    finally:
+        of.fp32_precision = said
 
 
 def test_a_models_key_is_the_same_from_wherever_it_was_read(settings, tmp_path):
