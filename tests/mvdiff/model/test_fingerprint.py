@@ -87,10 +87,10 @@ def test_whatever_a_recording_follows_from_changes_the_key(name):
     assert key(changed) not in (before, None)
 
 
-def test_what_is_given_and_what_torch_is_told_change_it(monkeypatch):
+def test_what_is_given_and_what_torch_is_told_change_it():
     keys = [key(Layer()), key(Layer(), (1, "b")), key(Layer(), (True, "a"))]
-    monkeypatch.setattr(torch._inductor.config, "epilogue_fusion", False)
-    keys.append(key(Layer()))
+    with torch._inductor.config.patch(epilogue_fusion=False):
+        keys.append(key(Layer()))
     torch.backends.cuda.enable_flash_sdp(False)
     keys.append(key(Layer()))
     torch.backends.cuda.enable_flash_sdp(True)
@@ -202,9 +202,8 @@ def test_what_acts_on_every_module_and_function_has_no_key(monkeypatch):
     monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *given: None)
     assert key(Layer()) is None
     monkeypatch.undo()
-    monkeypatch.setattr(torch._inductor.config, "post_grad_custom_post_pass", lambda graph: None)
-    assert key(Layer()) is None
-    monkeypatch.undo()
+    with torch._inductor.config.patch(post_grad_custom_post_pass=lambda graph: None):
+        assert key(Layer()) is None
     assert key(Layer()) is not None
 
 
