@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mvdiff.process import started
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -26,7 +28,7 @@ class Owner:
     def here(cls, worker: str, host: str | None = None) -> Self:
         """This process as the worker called ``worker`` on ``host``, which is this machine's name by default."""
         pid = os.getpid()
-        return cls(worker, secrets.token_hex(4), host or socket.gethostname(), _machine(), pid, _started(pid))
+        return cls(worker, secrets.token_hex(4), host or socket.gethostname(), _machine(), pid, started(pid))
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for a lease."""
@@ -37,7 +39,7 @@ class Owner:
         if not self.machine or other.get("machine") != self.machine:
             return False
         pid = other.get("pid")
-        return isinstance(pid, int) and _started(pid) != other.get("started")
+        return isinstance(pid, int) and started(pid) != other.get("started")
 
 
 def _machine() -> str:
@@ -46,15 +48,3 @@ def _machine() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-
-
-def _started(pid: int) -> int:
-    """Start of process ``pid`` in clock ticks since boot (proc(5), field 22 of ``stat``); -1 if there is none.
-
-    A zombie process has ended, whatever its parent has done about it.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return -1
-    return -1 if fields[0] in "ZX" else int(fields[19])

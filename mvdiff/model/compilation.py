@@ -99,7 +99,7 @@ def compile_in_place(*modules: nn.Module) -> None:
 def norm_by_channel(*modules: nn.Module) -> None:
     """Let each of ``modules``, before it is compiled, norm its groups a channel at a time.
 
-    Decoding gains a fifth, a UNet's pass without gradients a hundredth.
+    Decoding gains a fifth, a UNet's pass without gradients about a hundredth.
     """
     for module in modules:
         for norm in module.modules():

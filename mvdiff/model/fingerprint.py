@@ -9,6 +9,7 @@ import enum
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ from torch.nn import functional
 from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from mvdiff.process import started
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 """Of a module's attributes those that are told by the names of what is in them."""
@@ -67,7 +70,8 @@ def _settings() -> list[Any]:
     inductor, cuda = torch._inductor.config, torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
-    replaced = [one for one in vars(functional).values() if not _of_torch(one)]
+    functions = [one for one in vars(functional).values() if callable(one)]
+    replaced = [one for one in functions if not _versioned(getattr(one, "__module__", None) or "torch")]
     if any(getattr(inductor, name, None) for name in _PASSES) or replaced or modules._has_any_global_hook():
         raise _Untold
     if _get_current_function_mode() is not None or _get_current_dispatch_mode() is not None:
@@ -84,10 +88,10 @@ def _settings() -> list[Any]:
     ]  # fmt: skip
 
 
-def _of_torch(one: Any) -> bool:
-    return not callable(one) or str(getattr(one, "__module__", None) or "torch").split(".")[0] in (
-        "torch", "builtins", "typing", "collections",
-    )  # fmt: skip
+def _versioned(module: str) -> bool:
+    """Whether a Python module comes with torch or Python, of which the cache's name says the versions."""
+    package = module.split(".")[0]
+    return package in _TORCH or (package in sys.stdlib_module_names and package != "__main__")
 
 
 class _Teller:
@@ -101,7 +105,7 @@ class _Teller:
         tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         self._tensors = {id(one): name for name, one in reversed(tensors)}
         self._within: set[int] = set()
-        self._kinds: dict[type, Any] = {}
+        self._kinds: dict[type, str] = {}
         self._files = {Path(__file__)}
         self._packages: set[str] = set()
 
@@ -112,7 +116,7 @@ class _Teller:
             if type(one) not in (Tensor, nn.Parameter, nn.Buffer):
                 raise _Untold
             told.append([name, list(one.shape), list(one.stride()), str(one.dtype), str(one.device)])
-        return sorted(told, key=lambda one: (len(one), one[0]))
+        return told
 
     def sources(self) -> list[Any]:
         """Code that was met: libraries by their versions too, other code with what lies beside it."""
@@ -137,7 +141,7 @@ class _Teller:
         if isinstance(value, type):
             return self._kind(value)
         if isinstance(value, nn.Module):
-            return ["part", self._names[id(value)]] if id(value) in self._names else self._refuse()
+            return ["part", self._names[id(value)]]
         if isinstance(value, Tensor) or id(value) in self._within:
             raise _Untold
         self._within.add(id(value))
@@ -183,7 +187,7 @@ class _Teller:
             [name, None if one is None else self._tensors[id(one)]]
             for name, one in [*part._parameters.items(), ("", None), *part._buffers.items()]
         ]
-        return [self.tell(dict(sorted(own.items()))), parts if isinstance(part, _ORDERED) else sorted(parts), tensors]
+        return [self.tell(dict(sorted(own.items()))), parts, tensors]
 
     def _function(self, function: types.FunctionType) -> Any:
         cells = [cell.cell_contents for cell in function.__closure__ or ()]
@@ -193,13 +197,11 @@ class _Teller:
 
     def _kind(self, kind: type) -> Any:
         """A class: what it has from elsewhere, and what was set in it."""
-        name = [self._code(kind.__module__), kind.__qualname__]
         if kind not in self._kinds:
-            # which a method may hold too
-            self._kinds[kind] = name
-            self._kinds[kind] = [self._entries(one) for one in kind.__mro__]
-            return self._kinds[kind]
-        return name
+            self._kinds[kind] = ""  # which a method of it may hold too
+            entries = json.dumps([self._entries(one) for one in kind.__mro__])
+            self._kinds[kind] = hashlib.sha256(entries.encode()).hexdigest()
+        return [self._code(kind.__module__), kind.__qualname__, self._kinds[kind]]
 
     def _entries(self, kind: type) -> list[Any]:
         told: list[Any] = [self._code(kind.__module__), kind.__qualname__]
@@ -207,7 +209,7 @@ class _Teller:
             entry = getattr(entry, "__func__", getattr(entry, "fget", entry))
             if isinstance(entry, types.FunctionType):
                 told.append([name, *(self._method(kind, name, one) for one in _unwrapped(entry))])
-            elif type(entry) in _PLAIN and not name.startswith("__") and not _of_torch(kind):
+            elif type(entry) in _PLAIN and not name.startswith("__"):
                 told.append([name, self.tell(entry)])
         return told
 
@@ -218,21 +220,17 @@ class _Teller:
         if home == kind.__module__ and function.__qualname__ == f"{kind.__qualname__}.{name}":
             # as the file has it, but for what a class made by a function holds
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-            return [self.tell(cell.cell_contents) for name, cell in cells if name != "__class__"]
+            return [self.tell(cell.cell_contents) for variable, cell in cells if variable != "__class__"]
         return self.tell(function)
 
     def _code(self, name: str) -> str:
         """The module ``name``, whose source counts; what torch and Python bring is known by their versions."""
-        package = name.split(".")[0]
-        if package == "__main__" or (package not in _TORCH and package not in sys.stdlib_module_names):
-            self._files.add(Path(sys.modules[name].__file__ or self._refuse()))
+        if not _versioned(name):
+            self._files.add(Path(inspect.getfile(sys.modules[name])))
+            package = name.split(".")[0]
             if package in _LIBRARIES:
                 self._packages.add(package)
         return name
-
-    @staticmethod
-    def _refuse() -> Any:
-        raise _Untold
 
 
 def _home(function: types.FunctionType) -> str:
@@ -250,10 +248,6 @@ class _Bare:
     """Instances of a class as large as this one's hold nothing but their attributes."""
 
 
-_ORDERED = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-"""Modules that run what is in them in its order."""
-
-
 def _body(code: types.CodeType) -> Iterator[Any]:
     """What ``code`` does, that of functions within it too."""
     yield [code.co_firstlineno, code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars]
@@ -266,6 +260,5 @@ def _body(code: types.CodeType) -> Iterator[Any]:
 
 @functools.cache
 def _born() -> float:
-    """When this process began, in seconds since the epoch (proc(5), field 22 of ``stat``)."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    """When this process began, in seconds since the epoch."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + started(os.getpid()) / os.sysconf("SC_CLK_TCK")
