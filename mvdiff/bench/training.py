@@ -70,7 +70,7 @@ class _Run:
         self.dtype = PRECISIONS[settings.mixed_precision]
         self.ceiling = ceiling.matrix_product(self.device, self.dtype or torch.float32)
         self.state = TrainingState(subject.model(model_settings, self.device), settings, self.device)
-        self.compiled = compile_training(self.state, settings, self.device, tell) if settings.compile else None
+        self.compiled = compile_training(self.state, settings, group, tell) if settings.compile else None
         self.model = group.wrap(self.state.model)
 
     def figures(self) -> Figures:
@@ -146,7 +146,7 @@ class _Run:
         with stages.stage("clip"):
             # the trainer looks at both, which waits for the GPU
             losses.detach().double().cpu()
-            float(accelerator.clip_grad_norm_(self.state.trained.values(), self.settings.max_grad_norm))
+            self.state.clip(self.settings.max_grad_norm)
         with stages.stage("optimizer and average"):
             self.state.advance()
 
@@ -159,9 +159,9 @@ class _Run:
 
         def step() -> None:
             accelerator.backward(self.model(batch, encoded).mean())
-            accelerator.clip_grad_norm_(state.trained.values(), self.settings.max_grad_norm)
+            state.clip(self.settings.max_grad_norm)
             state.optimizer.step()
-            state.optimizer.zero_grad()
+            state.forget_gradients()
 
         for _ in range(max(1, self.bench.warmup)):
             step()

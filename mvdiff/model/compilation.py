@@ -90,10 +90,9 @@ OPTIONS: dict[str, Any] = {
 """What Inductor is told."""
 
 
-def compile_in_place(*modules: nn.Module) -> None:
-    """Let each of ``modules`` compile at its first call with arguments of a new shape."""
-    for module in modules:
-        module.compile(fullgraph=True, dynamic=False, options=OPTIONS)
+GRAPHS: dict[str, Any] = OPTIONS | {"triton.cudagraphs": True}
+"""The same for training on a GPU, where a pass of a few samples is over before Python has started its kernels: CUDA
+graphs start them all at once."""
 
 
 def norm_by_channel(*modules: nn.Module) -> None:
@@ -206,7 +205,13 @@ def _counted() -> tuple[int, int]:
 
 def _private(folder: Path) -> None:
     """Make ``folder``, or see that only this user can have written to it."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}, a cache of compiled code, cannot be made ({error.strerror})",
+            f"let {CACHE} name a folder on a disk of {platform.node()} that this user can write to",
+        ) from error
     found = folder.lstat()
     mend = f"remove it if it is yours, or let {CACHE} name another folder, on a disk of {platform.node()}"
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

@@ -132,6 +132,8 @@ class MultiViewModel(nn.Module):
         attention.install(unet)
         self.unet_pass: Callable[..., tuple[Tensor, dict[str, Tensor]]] = partial(unet_pass, unet)
         """Of the arguments that follow the UNet there; compiled, where there is a compiled one."""
+        self.both_passes: Callable[..., Tensor] = self._both_passes
+        """What training runs; compiled, where there is a compiled one."""
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
@@ -186,10 +188,10 @@ class MultiViewModel(nn.Module):
         signal, spread = (level[batch.timestep].view(-1, 1, 1, 1, 1) for level in (self.signal, self.spread))
         noisy = signal * clean + spread * noise
         target = signal * noise - spread * clean
-        condition = self.condition(
-            encoded.reference, encoded.blank, batch.timestep, batch.noise.get("reference"), batch.dropped
+        latents, context = self._given(encoded.reference, encoded.blank, batch.dropped)
+        predicted = self.both_passes(
+            noisy, batch.timestep, batch.cameras, latents, context, batch.noise.get("reference")
         )
-        predicted = self.predict_v(noisy, batch.timestep, batch.cameras, condition)
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3, 4))
 
     def refer(self, pictures: Tensor, glance: Tensor, noise: Tensor | None) -> Reference:
@@ -218,9 +220,14 @@ class MultiViewModel(nn.Module):
         a clean reference is seen at timestep 0, whatever the views' timestep. Where ``dropped`` (bool [B]) is set, the
         condition is the unconditional one: the latents ``blank`` and the empty prompt.
         """
+        latents, context = self._given(reference, blank, dropped)
+        return self._seen(latents, context, timestep, noise)
+
+    def _given(self, reference: Reference, blank: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and context of ``reference``, or the unconditional ones."""
         latents = torch.where(dropped[:, None, None, None], blank, reference.latents)
         context = self.context(latents, reference.embedding, dropped, self.word() if self.word is not None else None)
-        return self._seen(latents, context, timestep, noise)
+        return latents, context
 
     def unconditional(self, blank: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
         """What every sample sees whose condition is dropped: one row, to be shared by a whole batch.
@@ -242,6 +249,12 @@ class MultiViewModel(nn.Module):
         here = torch.zeros(len(latents), 4, device=latents.device)
         _, kept = self._unet(shown, latents, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
         return Condition(latents, context, kept)
+
+    def _both_passes(
+        self, noisy: Tensor, timestep: Tensor, cameras: Tensor, latents: Tensor, context: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """As ``predict_v``, after the reference pass: compiled as one, both share what is made of the weights."""
+        return self.predict_v(noisy, timestep, cameras, self._seen(latents, context, timestep, noise))
 
     def predict_v(self, noisy: Tensor, timestep: Tensor, cameras: Tensor, condition: Condition) -> Tensor:
         """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.

@@ -1,13 +1,17 @@
 """Compiled training: the network made ready for passes of a whole micro-batch before the first step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch._dynamo import config as dynamo
+from torch._functorch import config as functorch
 
 from mvdiff.model.compilation import (
+    GRAPHS,
+    OPTIONS,
     Compilation,
     CompileCache,
-    compile_in_place,
     compiled,
     norm_by_channel,
     refuse_compiling,
@@ -17,29 +21,41 @@ from mvdiff.model.space import KLSpace
 from mvdiff.train.memory import random_batch, run_pass
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.state import TrainingState
+from mvdiff.train.world import Group
 
 
 def compile_training(
-    state: TrainingState, settings: TrainSettings, device: torch.device, tell: Callable[[str], None]
+    state: TrainingState, settings: TrainSettings, group: Group, tell: Callable[[str], None]
 ) -> Compilation:
     """Compile ``state.model`` by a pass of noise, which changes nothing but the gradients, and those are forgotten.
 
     Of several ranks of a node one compiles, the others find its work in a cache; ``tell`` hears if that must be waited
     for. Raises ``InputError`` where this machine cannot compile.
     """
+    device = group.device
     refuse_compiling(device, "train.compile")
     model, dtype = state.model, PRECISIONS[settings.mixed_precision]
-    encoder = [model.vae.encoder] if isinstance(model.space, KLSpace) else []
+    frozen = [model.vae.encoder] if isinstance(model.space, KLSpace) else []
+    if model.vision_encoder is not None:
+        frozen.append(model.vision_encoder)
+    # with DDP's buckets CUDA graphs were never tried
+    options = GRAPHS if group.world_size == 1 else OPTIONS
+    compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": options}
     facts = {
         "training": {"trainable": settings.trainable, "checkpointing": settings.gradient_checkpointing},
         "model": model.settings.written(), "batch": settings.micro_batch, "dtype": str(dtype),
     }  # fmt: skip
 
     def work() -> None:
-        norm_by_channel(*encoder)
-        compile_in_place(model.unet, *encoder)
+        norm_by_channel(*frozen)
+        for module in frozen:
+            module.compile(**compiling)
+        model.both_passes = torch.compile(model.both_passes, **compiling)
         batch = random_batch(model, settings.micro_batch, device)
-        run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
-        state.optimizer.zero_grad()
+        with functorch.patch(recompute_views=True), dynamo.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+            run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
+        if settings.micro_batch < settings.share(group.world_size):
+            state.keep_gradients()
+        state.forget_gradients()
 
     return compiled(CompileCache.of(device, facts), work, tell)

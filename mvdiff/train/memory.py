@@ -115,7 +115,7 @@ def measured_step(
     def step() -> None:
         for _ in range(2 if gradients_stay else 1):
             run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
-        torch.nn.utils.clip_grad_norm_(state.trained.values(), settings.max_grad_norm)
+        state.clip(settings.max_grad_norm)
         state.advance()
 
     step()

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mvdiff.model.build import create
 from mvdiff.model.folder import load
@@ -20,6 +22,9 @@ from mvdiff.train.position import read_step
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.snapshot import AVERAGES, OPTIMIZER, WEIGHTS, Live, Snapshot
+
+_BESIDE = 1e-6
+"""What torch adds to a norm before it divides by it."""
 
 
 class TrainingState:
@@ -37,6 +42,7 @@ class TrainingState:
         self.ema = Ema(averaged, self.model, settings.ema_decay)
         self.step = 0
         self._settings = settings
+        self._kept: list[Parameter] = []
         self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.trained.values(),
@@ -46,13 +52,38 @@ class TrainingState:
             fused=True,
         )
 
+    def clip(self, most: float) -> float:
+        """Scale the gradients down to the norm ``most`` where theirs is larger; their norm before that."""
+        norm = get_total_norm([weight.grad for weight in self.trained.values() if weight.grad is not None])
+        found = float(norm)
+        if found + _BESIDE > most:
+            clip_grads_with_norm_(self.trained.values(), most, norm)
+        return found
+
     def advance(self) -> None:
         """One optimizer step with the gradients that the weights hold, which are then gone."""
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._settings)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.forget_gradients()
         self.ema.update(self.step)
         self.step += 1
+
+    def keep_gradients(self) -> None:
+        """From now on each weight that has a gradient keeps memory of its own for it, where passes add up theirs.
+
+        Otherwise it takes the memory in which a step's first pass leaves its gradient, and the next pass through a CUDA
+        graph writes there again.
+        """
+        self._kept = [weight for weight in self.trained.values() if weight.grad is not None]
+        for weight in self._kept:
+            weight.grad = torch.zeros_like(weight)
+
+    def forget_gradients(self) -> None:
+        """Make ready for the next step's."""
+        self.optimizer.zero_grad(set_to_none=not self._kept)
+        for weight in self._kept:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
 
     def snapshot(self) -> Snapshot:
         """Room in host memory for this state, not filled yet."""

@@ -145,7 +145,7 @@ class Trainer:
             self.store.path(place["step"]), self.settings, self.model_settings, self.group.device
         )
         if self.settings.compile:
-            self.log(f"compiled: {compile_training(state, self.settings, self.group.device, self.log)}")
+            self.log(f"compiled: {compile_training(state, self.settings, self.group, self.log)}")
         self.model = self.group.wrap(state.model)
         self.weights = loss_weights(state.model.signal, state.model.spread, self.settings.min_snr)
         self.frozen = [weight for weight in encoder(state.model).parameters() if weight.requires_grad]
@@ -218,7 +218,7 @@ class Trainer:
         if step < self.settings.frozen_steps(len(self.sources.training)):
             for weight in self.frozen:
                 weight.grad = None
-        norm = float(accelerator.clip_grad_norm_(self.state.trained.values(), self.settings.max_grad_norm))
+        norm = self.state.clip(self.settings.max_grad_norm)
         if not (losses.isfinite().all() and np.isfinite(norm)):
             ids = self.batches.ids(step)
             blamed = [one for one, loss in zip(ids, losses.tolist(), strict=True) if not np.isfinite(loss)]

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 
 from mvdiff.errors import InputError
-from mvdiff.model import precompiled
+from mvdiff.model import compilation, precompiled
 from mvdiff.model.build import create
 from mvdiff.model.compilation import CompileCache, compiled, refuse_compiling
 from mvdiff.model.pipeline import MultiViewPipeline
@@ -167,7 +167,7 @@ def test_autocast_and_gradients_are_of_the_call(cache, monkeypatch):
 
 WORKER = """
 import sys, torch
-from mvdiff.model.compilation import CompileCache, compile_in_place, compiled
+from mvdiff.model.compilation import OPTIONS, CompileCache, compiled
 from mvdiff.model.precompiled import Precompiled
 class Layer(torch.nn.Module):
     def forward(self, values):
@@ -175,7 +175,7 @@ class Layer(torch.nn.Module):
 layer = Layer()
 def work():
     if sys.argv[1] == "traced":
-        compile_in_place(layer)
+        layer.compile(fullgraph=True, dynamic=False, options=OPTIONS)
     else:
         layer.forward = Precompiled(Layer.forward, layer)
     with torch.inference_mode():
@@ -256,6 +256,15 @@ def _lock(cache: CompileCache) -> None:
 def test_what_compiles_to_something_else_has_a_cache_of_its_own(cache):
     assert CompileCache.of(CPU, {"size": 1}) == cache != CompileCache.of(CPU, {"size": 2})
     assert [folder.stat().st_mode & 0o777 for folder in (cache.folder, cache.folder.parent)] == [0o700] * 2
+
+
+def test_a_cache_is_made_with_the_folders_above_it(disk, monkeypatch):
+    monkeypatch.setenv(compilation.CACHE, str(disk / "scratch" / "mine"))
+    assert CompileCache.of(CPU, {}).folder.is_dir()
+    (disk / "file").touch()
+    monkeypatch.setenv(compilation.CACHE, str(disk / "file" / "mine"))
+    with pytest.raises(InputError, match=r"cannot be made \(Not a directory\): let MVDIFF_CACHE name"):
+        CompileCache.of(CPU, {})
 
 
 @pytest.mark.parametrize("which", ["cache", "its parent"])

@@ -40,7 +40,7 @@ def on_cpu(settings, model_settings, micro_batch, gradients_stay):
             tracker.restart()
             for _ in range(2 if gradients_stay else 1):
                 run_pass(state, batch, lambda: torch.autocast("cpu", enabled=False))
-            torch.nn.utils.clip_grad_norm_(state.trained.values(), settings.max_grad_norm)
+            state.clip(settings.max_grad_norm)
             state.advance()
     return tracker.peak
 
