@@ -14,6 +14,7 @@ import stat
 import sysconfig
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ class CompileCache:
 def compiled(cache: CompileCache, work: Callable[[], None], tell: Callable[[str], None]) -> Compilation:
     """Run ``work``, which calls what is to be compiled, when it is this worker's turn."""
     start = time.monotonic()
-    with cache.turn(tell), _no_collection():
+    with cache.turn(tell), _no_collection(), warnings.catch_warnings():
+        # of diffusers' own look at torch's version, which is the same every time
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
         entered, before = time.monotonic(), _counted()
         work()
         graphs, cached = (now - then for now, then in zip(_counted(), before, strict=True))
