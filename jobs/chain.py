@@ -19,12 +19,12 @@ from jobs.job import Job, JobFailed, check_ahead, chosen, claims_work, job, shar
 from jobs.launch import Request, again_of, created, handed_over, launch, off_bad_nodes, run_of, say, submitter_of
 from jobs.preflight import Findings, look_around, tell_remarks
 from jobs.runfolder import PRIVATE, JobFolder, Run, share, short
-from jobs.watch import finished, first_error, watch
+from jobs.watch import Ended, finished, first_error, watch
 from mvdiff.errors import InputError
 from slurm.cluster import Cluster
 from slurm.errors import RequestError
 from slurm.sbatch import Before, cancel, following
-from slurm.submission import Submission, states
+from slurm.submission import Submission
 from slurm.submitter import Submitter
 
 
@@ -240,16 +240,16 @@ def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[di
     """Stay until the last job has ended, which is soon where one before it fails."""
     request = queued[0].link.request
     for one in queued:
-        watch(one.link.request.name, one.submission, lambda submission, alive: submission)
-        if not _ended_well(one):
+        ended = watch(one.link.request.name, one.submission, lambda submission, alive: submission)
+        if not _ended_well(one, ended):
             name = one.link.request.name
-            error = f"{name}: {first_error(one.folder, one.submission)}"
+            error = f"{name}: {first_error(one.folder, ended)}"
             later = [late.link.request.name for late in queued[queued.index(one) + 1 :]]
             cannot = f"; {', '.join(later)} cannot begin" if later else ""
             print(f"mvdiff {error}{cannot}", file=sys.stderr)
-            ended = [_json(early, "done") for early in queued[: queued.index(one)]]
+            early = [_json(earlier, "done") for earlier in queued[: queued.index(one)]]
             cancelled = [_json(late, "cancelled") for late in queued[queued.index(one) + 1 :]]
-            answer["jobs"] = [*done, *ended, _json(one, "failed"), *cancelled]
+            answer["jobs"] = [*done, *early, _json(one, "failed"), *cancelled]
             return _answered(request, {**answer, "state": "failed", "error": error}, 1)
     last = queued[-1]
     figures = last.link.module.figures(last.folder.config(), last.link.run)
@@ -259,14 +259,10 @@ def _waited(queued: Sequence[_Queued], answer: dict[str, Any], done: Sequence[di
     return _answered(request, {**answer, "state": "done", **figures}, 0)
 
 
-def _ended_well(one: _Queued) -> bool:
+def _ended_well(one: _Queued, ended: Ended) -> bool:
     if claims_work(one.link.module):
         return unfinished(one.folder) is None
-    return finished(one.folder, one.submission) or _completed(one.submission)
-
-
-def _completed(submission: Submission) -> bool:
-    return {state.word for state in states(submission).values()} == {"COMPLETED"}
+    return finished(one.folder, one.submission) or ended.words == {"COMPLETED"}
 
 
 def _one_after_the_other(requests: Sequence[Request]) -> int:

@@ -111,9 +111,9 @@ def launch(request: Request) -> int:
     answer |= {"job_ids": submission.job_ids, "folder": str(folder.path)}
     if not request.wait:
         return _print_answer(request, {**answer, "state": "submitted"}, 0)
-    submission = watch(request.name, submission, _Reserve(request, module, config, folder, submitter).call_up)
-    if module.prepare(config, run) is None and not finished(folder, submission):
-        error = first_error(folder, submission)
+    ended = watch(request.name, submission, _Reserve(request, module, config, folder, submitter).call_up)
+    if module.prepare(config, run) is None and not finished(folder, ended.submission):
+        error = first_error(folder, ended)
         print(f"mvdiff {request.name}: {error}", file=sys.stderr)
         return _print_answer(request, {**answer, "state": "failed", "error": error}, 1)
     return _finish(request, answer, module, config, folder.run)

@@ -91,11 +91,11 @@ def _created(config: DictConfig, words: Sequence[str]) -> JobFolder:
 def _wait(name: str, folder: JobFolder, sent: Submission) -> None:
     """Stay until the job has ended, showing its log; interrupted, it is cancelled."""
     try:
-        watch(name, sent, lambda submission, _alive: submission)
+        ended = watch(name, sent, lambda submission, _alive: submission)
     except BaseException:
         if sent.kind == "slurm":
             with suppress(RequestError):
                 cancel(sorted({id_.partition("_")[0] for id_ in sent.job_ids}))
         raise
     if not finished(folder, sent):
-        raise JobFailed(first_error(folder, sent))
+        raise JobFailed(first_error(folder, ended))

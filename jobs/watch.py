@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,45 @@ def aside(name: str, line: str) -> None:
     print(f"[{name}] {line}", file=sys.stderr, flush=True)
 
 
-def watch(name: str, submission: Submission, more: Callable[[Submission, int], Submission]) -> Submission:
+@dataclass(frozen=True)
+class Ended:
+    """What was watched, when all of it had ended."""
+
+    submission: Submission
+    """With all that was added."""
+    words: frozenset[str]
+    """The queue's last word on each job: it may be silent when it is asked again."""
+
+
+def watch(name: str, submission: Submission, more: Callable[[Submission, int], Submission]) -> Ended:
     """Show the lines that rank 0 writes, of the ``FOLLOWED`` jobs that start first, until the queue says that all have
     ended.
 
     Args:
         more: is asked once in a while, with the number of jobs that have not ended, and may add some.
-
-    Returns:
-        the submission with all that was added.
     """
     tails: dict[str, _Tail] = {}
     asked = time.monotonic()
-    silent = ended = False
+    silent, ended = False, None
     while True:
         _follow(name, submission, tails)
         for label, tail in tails.items():
             for line in tail.lines():
                 aside(label, line)
         if ended:
-            return submission
+            return ended
         try:
-            alive = sum(not state.ended for state in states(submission).values())
+            found = states(submission).values()
         except RequestError as error:
             # Whatever keeps the queue from telling, it has the job: nothing is wrong with the request any more.
             if not silent:
                 aside(name, f"{reason(error)}: waiting for it")
             silent = True
         else:
-            silent, ended = False, not alive
-            if alive and time.monotonic() > asked + MORE_S:
+            silent, alive = False, sum(not state.ended for state in found)
+            if not alive:
+                ended = Ended(submission, frozenset(state.word for state in found))
+            elif time.monotonic() > asked + MORE_S:
                 submission, asked = more(submission, alive), time.monotonic()
         if not ended:
             # A long array takes the controller some time to tell of.
@@ -79,14 +89,14 @@ def finished(folder: JobFolder, submission: Submission) -> bool:
     return all(last.get(id_) == "task finished" for id_ in submission.job_ids)
 
 
-def first_error(folder: JobFolder, submission: Submission) -> str:
+def first_error(folder: JobFolder, ended: Ended) -> str:
     """The failure that came first in the last start of a job, in one line; the queue's word where no process could say
     anything."""
-    failure = first_failure(folder, submission)
+    failure = first_failure(folder, ended.submission)
     if failure:
         return failure.error
-    words = sorted({state.word for state in states(submission).values()})
-    return f"the job ended ({', '.join(words)}) before its work was done: see the logs in {short(folder.logs)}"
+    words = ", ".join(sorted(ended.words))
+    return f"the job ended ({words}) before its work was done: see the logs in {short(folder.logs)}"
 
 
 def task_events(folder: JobFolder) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ PASSED_ON = {
     ("mvdiff/train/trainer.py", "problem"): "an error of a save",
     ("mvdiff/train/world.py", "told['what']"): "an error of rank 0",
     ("slurm/command.py", "what"): "what SLURM said",
-    ("jobs/scaling.py", "first_error(folder, sent)"): "the error of a measurement's job",
+    ("jobs/scaling.py", "first_error(folder, ended)"): "the error of a measurement's job",
     ("jobs/compose.py", "f'{key}: {_first_line(error)}'"): "Hydra's words",
     ("jobs/compose.py", "f'{key}{_first_line(error)}'"): "Hydra's words",
     ("mvdiff/pack.py", "f'{error.filename or out}: {error.strerror or error}'"): "an error of the disk",
