@@ -6,7 +6,6 @@ batch axis. Self-attention over the tile equals joint attention over the six; co
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 ROWS, COLUMNS = 3, 2
@@ -24,4 +23,4 @@ def untile(tiled: Tensor, slots: Sequence[int]) -> Tensor:
     samples, channels, height, width = tiled.shape
     grid = tiled.reshape(samples, channels, ROWS, height // ROWS, COLUMNS, width // COLUMNS)
     views = grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # [B, 6, C, h, w], in the order of slots
-    return views[:, torch.as_tensor(slots).argsort().tolist()]
+    return views[:, sorted(range(len(slots)), key=slots.__getitem__)]

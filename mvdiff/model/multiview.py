@@ -132,8 +132,8 @@ class MultiViewModel(nn.Module):
         attention.install(unet)
         self.unet_pass: Callable[..., tuple[Tensor, dict[str, Tensor]]] = partial(unet_pass, unet)
         """Of the arguments that follow the UNet there; compiled, where there is a compiled one."""
-        self.both_passes: Callable[..., Tensor] = self._both_passes
-        """What training runs; compiled, where there is a compiled one."""
+        self.both_passes: Callable[..., Tensor] = MultiViewModel._both_passes
+        """Of the model and the arguments that follow there; compiled, where there is a compiled one."""
         kept = scheduler.alphas_cumprod
         self.register_buffer("signal", kept.sqrt().float(), persistent=False)
         self.register_buffer("spread", (1 - kept).sqrt().float(), persistent=False)
@@ -190,7 +190,7 @@ class MultiViewModel(nn.Module):
         target = signal * noise - spread * clean
         latents, context = self._given(encoded.reference, encoded.blank, batch.dropped)
         predicted = self.both_passes(
-            noisy, batch.timestep, batch.cameras, latents, context, batch.noise.get("reference")
+            self, noisy, batch.timestep, batch.cameras, latents, context, batch.noise.get("reference")
         )
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3, 4))
 
