@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
@@ -27,7 +28,9 @@ from mvdiff.train.world import Group
 def compile_training(
     state: TrainingState, settings: TrainSettings, group: Group, tell: Callable[[str], None]
 ) -> Compilation:
-    """Compile ``state.model`` by a pass of noise, which changes nothing but the gradients, and those are forgotten.
+    """Compile ``state.model`` by passes of noise, one of each size that a step has.
+
+    They change nothing but the gradients, and those are forgotten.
 
     Of several ranks of a node one compiles, the others find its work in a cache; ``tell`` hears if that must be waited
     for. Raises ``InputError`` where this machine cannot compile.
@@ -38,24 +41,42 @@ def compile_training(
     frozen = [model.vae.encoder] if isinstance(model.space, KLSpace) else []
     if model.vision_encoder is not None:
         frozen.append(model.vision_encoder)
+    share, size = settings.share(group.world_size), settings.pass_size(group.world_size)
+    # a step's last pass may be of fewer samples
+    sizes = sorted({size, share % size} - {0})
     # with DDP's buckets CUDA graphs were never tried
     options = GRAPHS if group.world_size == 1 else OPTIONS
     compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": options}
     facts = {
         "training": {"trainable": settings.trainable, "checkpointing": settings.gradient_checkpointing},
-        "model": model.settings.written(), "batch": settings.micro_batch, "dtype": str(dtype),
+        "model": model.settings.written(), "batch": sizes, "dtype": str(dtype), "graphs": options is GRAPHS,
     }  # fmt: skip
 
     def work() -> None:
         norm_by_channel(*frozen)
         for module in frozen:
             module.compile(**compiling)
-        model.both_passes = torch.compile(model.both_passes, **compiling)
-        batch = random_batch(model, settings.micro_batch, device)
-        with functorch.patch(recompute_views=True), dynamo.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+        model.both_passes = _traced_as(torch.compile(model.both_passes, **compiling))
+        for samples in sizes:
+            batch = random_batch(model, samples, device)
             run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
-        if settings.micro_batch < settings.share(group.world_size):
+        if size < share:
             state.keep_gradients()
         state.forget_gradients()
 
     return compiled(CompileCache.of(device, facts), work, tell)
+
+
+def _traced_as(passes: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``passes``, compiled at its first call with arguments of a new shape, under settings that ``options`` lack."""
+
+    def run(*arguments: Any) -> Tensor:
+        with (
+            # views that are kept for the way back are written as convolutions like it, attention's inputs among them
+            functorch.patch(recompute_views=True),
+            # what checkpointed layers leave for the views' pass they would leave again, the same
+            dynamo.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True),
+        ):
+            return passes(*arguments)
+
+    return run
