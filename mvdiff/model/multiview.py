@@ -205,7 +205,9 @@ class MultiViewModel(nn.Module):
         """The vision encoder's embedding."""
         if self.vision_encoder is None:
             return None
-        return self.vision_encoder(clip_input(glance).to(self.vision_encoder.dtype)).image_embeds.float()
+        seen = self.vision_encoder(clip_input(glance).to(self.vision_encoder.dtype)).image_embeds
+        # a copy: what a CUDA graph returns is gone when the next one runs
+        return seen.to(torch.float32, copy=True)
 
     def blank(self, noise: Tensor | None) -> Tensor:
         """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above."""

@@ -58,6 +58,8 @@ def compile_training(
             module.compile(**compiling)
         model.both_passes = _traced_as(torch.compile(model.both_passes, **compiling))
         for samples in sizes:
+            # a graph of another size writes where this one's left them
+            state.forget_gradients()
             batch = random_batch(model, samples, device)
             run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
         if size < share:

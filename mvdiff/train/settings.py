@@ -131,8 +131,7 @@ class TrainSettings:
     gradient_checkpointing: bool
     """Compute activations again on the way back instead of keeping them: far less memory, a third more time."""
     compile: bool
-    """Run the network compiled, which every node does once at first: minutes, repaid by large models in long runs. It
-    takes a sixth more memory than the estimate."""
+    """Run the network compiled, which every node does once at first: minutes, repaid by large models in long runs."""
     deterministic: bool
     """Take only kernels that give the same bits each time, so that on GPUs too a run that was interrupted ends with the
     weights of one that was not; slower."""
