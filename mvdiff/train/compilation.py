@@ -45,11 +45,11 @@ def compile_training(
     # a step's last pass may be of fewer samples
     sizes = sorted({size, share % size} - {0})
     # with DDP's buckets CUDA graphs were never tried
-    options = GRAPHS if group.world_size == 1 else OPTIONS
-    compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": options}
+    graphs = group.world_size == 1
+    compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": GRAPHS if graphs else OPTIONS}
     facts = {
         "training": {"trainable": settings.trainable, "checkpointing": settings.gradient_checkpointing},
-        "model": model.settings.written(), "batch": sizes, "dtype": str(dtype), "graphs": options is GRAPHS,
+        "model": model.settings.written(), "batch": sizes, "dtype": str(dtype), "graphs": graphs,
     }  # fmt: skip
 
     def work() -> None:
@@ -62,9 +62,10 @@ def compile_training(
             state.forget_gradients()
             batch = random_batch(model, samples, device)
             run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
-        if size < share:
+        if graphs and size < share:
             state.keep_gradients()
-        state.forget_gradients()
+        else:
+            state.forget_gradients()
 
     return compiled(CompileCache.of(device, facts), work, tell)
 

@@ -76,7 +76,8 @@ class TrainingState:
         """
         self._kept = [weight for weight in self.trained.values() if weight.grad is not None]
         for weight in self._kept:
-            weight.grad = torch.zeros_like(weight)
+            weight.grad = None
+        self.forget_gradients()
 
     def forget_gradients(self) -> None:
         """Make ready for the next step's."""

@@ -83,7 +83,7 @@ def test_a_full_queue_is_told_in_a_line_and_filled_up_when_it_has_room(
     thread, ended = in_background([*words, "--wait"])
     folder = eventually(lambda: last_job(lab.run("full"), "generate"), 60)
     assert len(folder.submission().job_ids) == 2, "as many as there was room for"
-    # SLURM 22.05 may forget whom it has just given a step when its controller starts again: that job waits for itself
+    # a job whose step was being made when the controller started again was told "Requested nodes are busy" to its end
     eventually(lambda: sum(event["kind"] == "task started" for event in task_events(folder)) == 2, 60)
     set_limit(small, 100)
     thread.join(120)

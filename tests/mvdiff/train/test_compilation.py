@@ -1,5 +1,4 @@
 import math
-import tempfile
 from contextlib import nullcontext
 from functools import partial
 
@@ -15,7 +14,7 @@ from mvdiff.train.journal import read_losses
 from mvdiff.train.memory import random_batch, run_pass
 from mvdiff.train.state import TrainingState
 from mvdiff.train.world import World, joined
-from tests.mvdiff.model.conftest import large, smooth_picture, zero123plus  # noqa: F401
+from tests.mvdiff.model.conftest import disk, large, smooth_picture, zero123plus  # noqa: F401
 
 CPU = torch.device("cpu")
 
@@ -57,20 +56,15 @@ class Pool:
 
 
 @pytest.fixture(autouse=True)
-def pool(tmp_path, monkeypatch):
-    """A node's own disk, empty, and a process that has compiled nothing."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))  # put back, whatever the test sets
+def pool(disk, monkeypatch):  # noqa: F811
+    """What compiles here, in a process that has compiled nothing."""
     with_inductor, pool = torch.compile, Pool()
 
     def as_graphs(function, *, options=None, backend="inductor", **asked):
         return with_inductor(function, backend=pool.backend, **asked)
 
     monkeypatch.setattr(torch, "compile", as_graphs)
-    torch._dynamo.reset()
-    yield pool
-    torch._dynamo.reset()
+    return pool
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
