@@ -21,6 +21,7 @@ from mvdiff.train.draw import Chance
 from mvdiff.train.feed import Feed
 from mvdiff.train.memory import random_batch
 from mvdiff.train.order import Batches
+from mvdiff.train.readout import Readout
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
 from mvdiff.train.state import TrainingState
@@ -144,11 +145,12 @@ class _Run:
         with stages.stage("backward"):
             accelerator.backward(losses.mean())
         with stages.stage("clip"):
-            # the trainer looks at both, which waits for the GPU
-            losses.detach().double().cpu()
-            self.state.clip(self.settings.max_grad_norm)
+            norm = self.state.clip(self.settings.max_grad_norm)
+            readout = Readout(torch.cat([losses.detach(), norm[None]]).double())
         with stages.stage("optimizer and average"):
             self.state.advance()
+            # as the trainer waits for them
+            readout.numbers()
 
     def _unet(self) -> float:
         """Seconds of the repeated passes through what is trained, and its optimizer, on a batch that is there."""

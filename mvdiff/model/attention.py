@@ -25,6 +25,8 @@ class Joint:
     gradient checkpointing runs a layer twice."""
     keep: bool = False
     """This is the reference pass: fill ``reference`` instead of attending to it."""
+    rides: bool = False
+    """The last of those rows is the sample's reference, in the same pass: the others attend to it, it to itself."""
 
 
 class JointAttention:
@@ -58,7 +60,18 @@ class JointAttention:
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, heads, tokens, head width]
             for projected in (attn.to_q(together), attn.to_k(seen), attn.to_v(seen))
         )
-        out = functional.scaled_dot_product_attention(query, key, value)
+        if joint.rides:
+            of_views, of_reference = query.split([(joint.views - 1) * tokens, tokens], 2)
+            own = slice(-tokens, None)
+            out = torch.cat(
+                [
+                    functional.scaled_dot_product_attention(of_views, key, value),
+                    functional.scaled_dot_product_attention(of_reference, key[:, :, own], value[:, :, own]),
+                ],
+                2,
+            )
+        else:
+            out = functional.scaled_dot_product_attention(query, key, value)
         out = attn.to_out[0](out.transpose(1, 2).reshape(rows, tokens, -1))
         return attn.to_out[1](out)
 

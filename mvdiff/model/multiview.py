@@ -69,13 +69,15 @@ def unet_pass(
     seen: dict[str, Tensor],
     views: int,
     keep: bool,
+    rides: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What ``unet`` makes of ``noisy`` float [N, channels, h, w], every ``views`` rows of which are one sample.
 
     Float [N, C, h, w], and with ``keep`` the input of each self-attention layer: float [N, h w, width]. Such inputs of
-    an earlier pass are ``seen``; ``labels`` float [N, width] are added to the timestep's embedding.
+    an earlier pass are ``seen``, if not the last row of each sample is its reference (``rides``); ``labels`` float
+    [N, width] are added to the timestep's embedding.
     """
-    joint = Joint(views, dict(seen), keep)
+    joint = Joint(views, dict(seen), keep, rides)
     predicted = unet(
         noisy, timestep, encoder_hidden_states=context, class_labels=labels, cross_attention_kwargs={"joint": joint}
     ).sample
@@ -242,12 +244,7 @@ class MultiViewModel(nn.Module):
 
     def _seen(self, latents: Tensor, context: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
         """The reference pass."""
-        if self.noised_reference:
-            assert noise is not None
-            signal, spread = (level[timestep].view(-1, 1, 1, 1) for level in (self.signal, self.spread))
-            shown = signal * latents + spread * noise
-        else:
-            shown, timestep = latents, torch.zeros_like(timestep)
+        shown, timestep = self._shown(latents, timestep, noise)
         here = torch.zeros(len(latents), 4, device=latents.device)
         _, kept = self._unet(shown, latents, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
         return Condition(latents, context, kept)
@@ -255,8 +252,34 @@ class MultiViewModel(nn.Module):
     def _both_passes(
         self, noisy: Tensor, timestep: Tensor, cameras: Tensor, latents: Tensor, context: Tensor, noise: Tensor | None
     ) -> Tensor:
-        """As ``predict_v``, after the reference pass: compiled as one, both share what is made of the weights."""
-        return self.predict_v(noisy, timestep, cameras, self._seen(latents, context, timestep, noise))
+        """As ``predict_v``, after the reference pass: compiled as one, both share what is made of the weights.
+
+        A reference of the views' size goes through the network with them, as one more row of each sample: all but
+        attention treats a row by itself.
+        """
+        if self.tiled or latents.shape[-2:] != noisy.shape[-2:]:
+            return self.predict_v(noisy, timestep, cameras, self._seen(latents, context, timestep, noise))
+        rows = noisy.shape[1] + 1
+        shown, then = self._shown(latents, timestep, noise)
+        predicted, _ = self._unet(
+            torch.cat([noisy, shown[:, None]], 1).flatten(0, 1),
+            latents.repeat_interleave(rows, 0),
+            torch.stack([*[timestep] * (rows - 1), then], 1).flatten(),
+            context,
+            functional.pad(cameras, (0, 0, 0, 1)).flatten(0, 1),
+            {},
+            views=rows,
+            rides=True,
+        )  # [B 7, C, h, w]
+        return predicted.unflatten(0, (-1, rows))[:, :-1]
+
+    def _shown(self, latents: Tensor, timestep: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Reference ``latents`` float [B, C, s, s] as the network gets to see them, and at which timestep int64 [B]."""
+        if not self.noised_reference:
+            return latents, torch.zeros_like(timestep)
+        assert noise is not None
+        signal, spread = (level[timestep].view(-1, 1, 1, 1) for level in (self.signal, self.spread))
+        return signal * latents + spread * noise, timestep
 
     def predict_v(self, noisy: Tensor, timestep: Tensor, cameras: Tensor, condition: Condition) -> Tensor:
         """v float [B, 6, C, h, w] of ``noisy`` latents of the same shape.
@@ -292,6 +315,7 @@ class MultiViewModel(nn.Module):
         seen: dict[str, Tensor],
         views: int,
         keep: bool = False,
+        rides: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As ``unet_pass``; ``latents`` are the condition's, ``cameras`` float [N, 4] or None.
 
@@ -309,7 +333,7 @@ class MultiViewModel(nn.Module):
             else:
                 channels.append(self.camera.into_channels(injected, *noisy.shape[-2:]))
         noisy = torch.cat(channels, 1) if len(channels) > 1 else noisy
-        return self.unet_pass(noisy, timestep, context, labels, seen, views, keep)
+        return self.unet_pass(noisy, timestep, context, labels, seen, views, keep, rides)
 
     def twin(self) -> Self:
         """A copy whose trained weights are its own, while both share what is frozen."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from mvdiff.model.build import create
 from mvdiff.model.folder import load
@@ -24,7 +24,7 @@ from mvdiff.train.settings import TrainSettings
 from mvdiff.train.snapshot import AVERAGES, OPTIMIZER, WEIGHTS, Live, Snapshot
 
 _BESIDE = 1e-6
-"""What torch adds to a norm before it divides by it."""
+"""What torch (``clip_grad_norm_``) adds to a norm before it divides by it."""
 
 
 class TrainingState:
@@ -52,16 +52,17 @@ class TrainingState:
             fused=True,
         )
 
-    def clip(self, most: float) -> float:
-        """Scale the gradients down to the norm ``most`` where theirs is larger; their norm before that."""
+    def clip(self, most: float) -> Tensor:
+        """Let the next step scale the gradients down to the norm ``most`` where theirs, which is returned, is larger.
+
+        Float [] on the device: nothing waits for it, and AdamW scales as it reads them.
+        """
         norm = get_total_norm([weight.grad for weight in self.trained.values() if weight.grad is not None])
-        found = float(norm)
-        if found + _BESIDE > most:
-            clip_grads_with_norm_(self.trained.values(), most, norm)
-        return found
+        self.optimizer.grad_scale = ((norm + _BESIDE) / most).clamp(min=1)  # type: ignore[attr-defined]
+        return norm
 
     def advance(self) -> None:
-        """One optimizer step with the gradients that the weights hold, which are then gone."""
+        """One optimizer step with the gradients that the weights hold, clipped, which are then gone."""
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._settings)
         self.optimizer.step()
         self.forget_gradients()

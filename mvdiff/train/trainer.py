@@ -34,6 +34,7 @@ from mvdiff.train.journal import Journal
 from mvdiff.train.order import Batches
 from mvdiff.train.pace import MINUTE, Pace
 from mvdiff.train.position import Position, read_history, write_scores
+from mvdiff.train.readout import Readout
 from mvdiff.train.schedule import learning_rate
 from mvdiff.train.settings import TrainSettings
 from mvdiff.train.sources import Sources
@@ -211,20 +212,23 @@ class Trainer:
                 batch = batch.to(self.group.device)
                 losses = self.model(batch) * self.weights[batch.timestep]  # [B]
                 accelerator.backward(losses.sum() / samples)
-            row.append(losses.detach().double().cpu())
-        row.append(torch.tensor([feed.waited - waited], dtype=torch.float64))
-        gathered = self.group.gather(torch.cat(row))  # [world size, samples + 1]
-        losses, waits = gathered[:, :-1].flatten(), gathered[:, -1]  # [global batch], [world size]
+            row.append(losses.detach())
         if step < self.settings.frozen_steps(len(self.sources.training)):
             for weight in self.frozen:
                 weight.grad = None
-        norm = self.state.clip(self.settings.max_grad_norm)
+        row.append(self.state.clip(self.settings.max_grad_norm)[None])
+        readout = Readout(torch.cat(row).double())
+        self.state.advance()
+        numbers = readout.numbers()  # [samples + 1]
+        own, norm = numbers[:-1], float(numbers[-1])
+        waited = feed.waited - waited
+        gathered = self.group.gather(torch.cat([own, own.new_tensor([waited])]))  # [world size, samples + 1]
+        losses, waits = gathered[:, :-1].flatten(), gathered[:, -1]  # [global batch], [world size]
         if not (losses.isfinite().all() and np.isfinite(norm)):
             ids = self.batches.ids(step)
             blamed = [one for one, loss in zip(ids, losses.tolist(), strict=True) if not np.isfinite(loss)]
             raise self._diverged("the loss is" if blamed else f"the gradient norm ({norm}) is", blamed or ids)
         self.loss = float(losses.mean())
-        self.state.advance()
         self.position.step = self.state.step
         seconds = time.monotonic() - start
         self.pace.stepped(seconds)
@@ -395,7 +399,7 @@ class Trainer:
 
     def _diverged(self, what: str, ids: list[str]) -> Diverged:
         """Say where numbers stopped being finite: all ranks know the whole batch, so all say and raise the same."""
-        step = self.state.step
+        step = self.position.step
         self.journal.flush()
         self.events.write("diverged", step=step, sample_ids=ids)
         samples = f", samples {', '.join(ids)}" if ids else ""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mvdiff.model.build import create
+from tests.mvdiff.model.conftest import awake
 
 
 def conditioned(model, batch):
@@ -50,19 +51,48 @@ def test_a_samples_loss_does_not_depend_on_its_batch(model, batch):
     assert torch.allclose(model(alone), together[1:2], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"camera": "cross_attention", "reference": "clean"}, {"camera": "concat", "reference": "noised"}]
+)
+def test_a_reference_that_rides_along_is_seen_as_after_a_pass_of_its_own(settings, pictures, batch, options):
+    """Its own pass it has where it is not of the views' size, and in generation."""
+    model = awake(create(settings(**options), iter(pictures(0, 4)), 0))
+    given = replace(batch(model, 3), dropped=torch.tensor([False, True, False]))
+    clean, noise = model.encoded(given).views, given.noise["views"]
+    alpha = model.signal[given.timestep].view(-1, 1, 1, 1, 1)
+    sigma = model.spread[given.timestep].view(-1, 1, 1, 1, 1)
+
+    def apart():
+        predicted = model.predict_v(
+            alpha * clean + sigma * noise, given.timestep, given.cameras, conditioned(model, given)
+        )
+        return (predicted - alpha * noise + sigma * clean).square().mean((1, 2, 3, 4))
+
+    def gradients(losses):
+        model.zero_grad()
+        losses.sum().backward()
+        return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+    losses, expected = model(given), apart()
+    assert torch.allclose(losses, expected, rtol=1e-5)
+    ours, theirs = gradients(losses), gradients(expected)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], one, rtol=1e-3, atol=1e-6) for name, one in theirs.items())
+
+
 def test_the_loss_of_a_perfect_prediction_is_zero(model, batch, monkeypatch):
     given = batch(model)
     clean = model.vae.encode(given.views.flatten(0, 1)).unflatten(0, (-1, 6))
     seen = {}
 
-    def perfect(noisy, timestep, cameras, condition):
+    def perfect(model, noisy, timestep, *given):
         # v from its definition (Salimans and Ho 2022): alpha eps - sigma x, with alpha x + sigma eps given.
         alpha = model.scheduler.alphas_cumprod[timestep].sqrt().view(-1, 1, 1, 1, 1)
         sigma = (1 - alpha.square()).sqrt()
         seen["noise"] = (noisy - alpha * clean) / sigma
         return alpha * seen["noise"] - sigma * clean
 
-    monkeypatch.setattr(model, "predict_v", perfect)
+    monkeypatch.setattr(model, "both_passes", perfect)
     assert model(given).max().item() < 1e-6
     assert torch.allclose(seen["noise"], given.noise["views"], atol=1e-3)
 

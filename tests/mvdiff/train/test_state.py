@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -21,20 +23,31 @@ def gradients(state):
     return {name: weight.grad.clone() for name, weight in state.trained.items() if weight.grad is not None}
 
 
-def test_gradients_are_clipped_as_torch_does_it(state):
-    before = gradients(state)
-    norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), 1.0)
-    clipped = gradients(state)
-    for name, one in before.items():
-        state.trained[name].grad.copy_(one)
-    assert state.clip(1.0) == float(norm) > 1
-    assert all(torch.equal(one, clipped[name]) for name, one in gradients(state).items())
+def stepped(state, most, clip):
+    """What ``clip`` says, and the gradients' running mean after one step from where ``state`` is, which stays there."""
+    twin = copy.deepcopy(state)
+    for name, weight in twin.trained.items():
+        # which torch leaves out of a copy
+        weight.grad = copy.deepcopy(state.trained[name].grad)
+    said = clip(twin, most)
+    twin.optimizer.step()
+    kept = twin.optimizer.state
+    return said, {name: kept[weight]["exp_avg"] for name, weight in twin.trained.items() if weight in kept}
 
 
-def test_gradients_below_the_norm_stay_as_they_are(state):
-    before = gradients(state)
-    assert state.clip(1e9) > 0
-    assert all(torch.equal(one, before[name]) for name, one in gradients(state).items())
+def as_torch(state, most):
+    return torch.nn.utils.clip_grad_norm_(state.trained.values(), most)
+
+
+def test_a_step_takes_gradients_clipped_as_torch_clips_them(state):
+    (norm, ours), (torchs, theirs) = (stepped(state, 1.0, clip) for clip in (TrainingState.clip, as_torch))
+    assert norm == torchs > 1 and len(ours) == len(state.trained) - 1
+    assert all(torch.allclose(one, theirs[name], rtol=1e-5, atol=0) for name, one in ours.items())
+
+
+def test_a_step_takes_gradients_below_the_norm_as_they_are(state):
+    (_, ours), (_, theirs) = (stepped(state, 1e9, clip) for clip in (TrainingState.clip, lambda *_: None))
+    assert ours.keys() == theirs.keys() and all(torch.equal(one, theirs[name]) for name, one in ours.items())
 
 
 def test_kept_gradients_have_their_memory_for_good_also_where_one_was_left_out_of_a_step(state):
