@@ -90,10 +90,14 @@ OPTIONS: dict[str, Any] = {
 }
 """What Inductor is told."""
 
-
-GRAPHS: dict[str, Any] = OPTIONS | {"triton.cudagraphs": True}
-"""The same for training on a GPU, where a pass of a few samples is over before Python has started its kernels: CUDA
-graphs start them all at once."""
+TRAINING: dict[str, Any] = OPTIONS | {
+    # a pass of a few samples is over before Python has started its kernels: CUDA graphs start them all at once
+    "triton.cudagraphs": True,
+    # what is put together, as the gradients of a gated layer's halves, is written part by part: one kernel for all of
+    # it would work out each part for every number
+    **{name: 1 for name in ("max_pointwise_cat_inputs", "max_complex_pointwise_cat_inputs") if hasattr(inductor, name)},
+}
+"""The same where gradients are wanted."""
 
 
 def norm_by_channel(*modules: nn.Module) -> None:

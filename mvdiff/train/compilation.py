@@ -9,8 +9,7 @@ from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
 from mvdiff.model.compilation import (
-    GRAPHS,
-    OPTIONS,
+    TRAINING,
     Compilation,
     CompileCache,
     compiled,
@@ -44,15 +43,14 @@ def compile_training(
     share, size = settings.share(group.world_size), settings.pass_size(group.world_size)
     # a step's last pass may be of fewer samples
     sizes = sorted({size, share % size} - {0})
-    # with DDP's buckets CUDA graphs were never tried
-    graphs = group.world_size == 1
-    compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": GRAPHS if graphs else OPTIONS}
+    compiling: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": TRAINING}
     facts = {
         "training": {"trainable": settings.trainable, "checkpointing": settings.gradient_checkpointing},
-        "model": model.settings.written(), "batch": sizes, "dtype": str(dtype), "graphs": graphs,
+        "model": model.settings.written(), "batch": sizes, "dtype": str(dtype),
     }  # fmt: skip
 
     def work() -> None:
+        state.lay_channels_last()
         norm_by_channel(*frozen)
         for module in frozen:
             module.compile(**compiling)
@@ -62,7 +60,7 @@ def compile_training(
             state.forget_gradients()
             batch = random_batch(model, samples, device)
             run_pass(state, batch, lambda: torch.autocast(device.type, dtype, enabled=dtype is not None))
-        if graphs and size < share:
+        if size < share:
             state.keep_gradients()
         else:
             state.forget_gradients()
