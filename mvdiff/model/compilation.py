@@ -24,9 +24,11 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
+from torch.nn import functional
 
 from mvdiff.errors import InputError
 
@@ -93,9 +95,6 @@ OPTIONS: dict[str, Any] = {
 TRAINING: dict[str, Any] = OPTIONS | {
     # a pass of a few samples is over before Python has started its kernels: CUDA graphs start them all at once
     "triton.cudagraphs": True,
-    # what is put together, as the gradients of a gated layer's halves, is written part by part: one kernel for all of
-    # it would work out each part for every number
-    **{name: 1 for name in ("max_pointwise_cat_inputs", "max_complex_pointwise_cat_inputs") if hasattr(inductor, name)},
 }
 """The same where gradients are wanted."""
 
@@ -127,6 +126,25 @@ def _group_norm(self: nn.GroupNorm, values: Tensor) -> Tensor:
     shift = self.bias - centre.expand_as(means).flatten(1) * scale
     apart = (..., *[None] * (full.ndim - 2))
     return full * scale[apart] + shift[apart]
+
+
+def gate_by_halves(*modules: nn.Module) -> None:
+    """Let each of ``modules``, before it is compiled, work out gate and gated by a product each.
+
+    Of one product torch puts the halves' gradients together again, by a kernel that works out both for every number: 3
+    of 106 ms in a training pass of 4 samples.
+    """
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, GEGLU) and type(layer.proj) is nn.Linear:
+                layer.forward = MethodType(_gated, layer)  # type: ignore[method-assign]
+
+
+def _gated(self: GEGLU, hidden_states: Tensor) -> Tensor:
+    """As diffusers has it: [..., width] -> [..., inner width]."""
+    (weight, of_gate), (bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+    gate = functional.linear(hidden_states, of_gate, gate_bias)
+    return functional.linear(hidden_states, weight, bias) * functional.gelu(gate)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mvdiff.model.compilation import (
     Compilation,
     CompileCache,
     compiled,
+    gate_by_halves,
     norm_by_channel,
     refuse_compiling,
 )
@@ -52,6 +53,7 @@ def compile_training(
     def work() -> None:
         state.lay_channels_last()
         norm_by_channel(*frozen)
+        gate_by_halves(model.unet)
         for module in frozen:
             module.compile(**compiling)
         model.both_passes = _traced_as(torch.compile(model.both_passes, **compiling))
