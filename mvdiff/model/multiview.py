@@ -59,6 +59,14 @@ class Condition:
     seen: dict[str, Tensor]
     """What the reference pass left for each self-attention layer: float [B, s s, width], or [1, ...]."""
 
+    def rows(self) -> list["Condition"]:
+        """One of each row that a pass left, of latents and context that all of them share."""
+        apart = {name: one.split(1) for name, one in self.seen.items()}
+        return [
+            Condition(self.latents, self.context, dict(zip(apart, row, strict=True)))
+            for row in zip(*apart.values(), strict=True)
+        ]
+
 
 def unet_pass(
     unet: UNet2DConditionModel,
@@ -234,19 +242,20 @@ class MultiViewModel(nn.Module):
         return latents, context
 
     def unconditional(self, blank: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
-        """What every sample sees whose condition is dropped: one row, to be shared by a whole batch.
+        """What every sample sees whose condition is dropped: one row a timestep, each to be shared by a whole batch.
 
-        ``blank`` float [1, C, s, s], ``timestep`` int64 [1], ``noise`` float [1, C, s, s].
+        ``blank`` float [1, C, s, s], ``timestep`` int64 [N], ``noise`` float [N, C, s, s].
         """
         dropped = torch.ones(1, dtype=torch.bool, device=blank.device)
         context = self.context(blank, None, dropped, None)
         return self._seen(blank, context, timestep, noise)
 
     def _seen(self, latents: Tensor, context: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
-        """The reference pass."""
+        """The reference pass, of a row a timestep."""
         shown, timestep = self._shown(latents, timestep, noise)
-        here = torch.zeros(len(latents), 4, device=latents.device)
-        _, kept = self._unet(shown, latents, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
+        here = torch.zeros(len(shown), 4, device=latents.device)
+        given = latents.expand_as(shown)
+        _, kept = self._unet(shown, given, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
         return Condition(latents, context, kept)
 
     def _both_passes(

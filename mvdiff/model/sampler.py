@@ -52,6 +52,10 @@ _SCHEDULE = (
 )
 
 
+_AT_ONCE = 8
+"""Steps whose unconditional references are made in one pass: a row by itself leaves a GPU idle most of the time."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How views are sampled."""
@@ -148,33 +152,47 @@ def sample(
             kept.latents = model.blank(blank_draw)
     blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
+    blank_rows: list[Tensor | None] = []
     undropped = torch.zeros(samples, dtype=torch.bool, device=device)
     condition: Condition | None = None
     unconditional = kept.of(sampling)
+    # a noised reference is of one timestep; a clean one serves them all
+    stale = model.noised_reference
+    guided = [number for number, step in enumerate(scheduler.timesteps) if _guided(sampling, step, model)]
     for number, step in enumerate(scheduler.timesteps):
-        # a pass over the noised reference is of one timestep; a clean one serves them all
-        stale = model.noised_reference
         timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
         if condition is None or stale:
             condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), undropped)
         v = model.predict_v(noisy, timestep, cameras, condition).float()
-        # drawn whether used or not, so that the interval does not shift the stream
-        blank_row = drawn(blanks, "reference")
-        if _guided(sampling, step, model):
+        if number in guided:
             shared = number if stale else 0
             if shared not in unconditional:
-                with uncompiled():
-                    unconditional[shared] = model.unconditional(blank, timestep[:1], blank_row)
+                if not lasting:
+                    unconditional.clear()
+                coming = guided[guided.index(number) :][:_AT_ONCE] if stale else [0]
+                if not blank_rows:
+                    # of every step, guided or not, so that the interval does not shift the stream
+                    blank_rows = [drawn(blanks, "reference") for _ in scheduler.timesteps]
+                unconditional |= _unconditional(model, blank, scheduler.timesteps, coming, blank_rows)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
-            if stale and not lasting:
-                unconditional.clear()
         # ancestral samplers alone take noise at every step
         fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}
         latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
     return latents
+
+
+def _unconditional(
+    model: MultiViewModel, blank: Tensor, timesteps: Tensor, numbers: list[int], noise: list[Tensor | None]
+) -> dict[int, Condition]:
+    """What the unconditional branch sees at each of the steps ``numbers``; ``noise`` is that of every step."""
+    of = torch.tensor([int(timesteps[number]) for number in numbers], device=blank.device)
+    rows = [row for number in numbers if (row := noise[number]) is not None]
+    with uncompiled():
+        together = model.unconditional(blank, of, torch.cat(rows) if rows else None)
+    return dict(zip(numbers, together.rows(), strict=True))
 
 
 def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:

@@ -110,7 +110,7 @@ def test_guidance_acts_in_its_interval_only(pipeline, monkeypatch):
     unconditional = pipeline.model.unconditional
 
     def noted(blank, timestep, noise):
-        seen.append(int(timestep[0]))
+        seen.extend(timestep.tolist())
         return unconditional(blank, timestep, noise)
 
     monkeypatch.setattr(pipeline.model, "unconditional", noted)
