@@ -17,10 +17,10 @@ from mvdiff.model.compilation import (
     Compilation,
     CompileCache,
     compiled,
-    norm_by_channel,
     refuse_compiling,
 )
 from mvdiff.model.folder import load
+from mvdiff.model.layers import norm_by_channel
 from mvdiff.model.multiview import MultiViewModel, unet_pass
 from mvdiff.model.noise import SampleNoise
 from mvdiff.model.precompiled import Precompiled

@@ -13,10 +13,9 @@ from mvdiff.model.compilation import (
     Compilation,
     CompileCache,
     compiled,
-    gate_by_halves,
-    norm_by_channel,
     refuse_compiling,
 )
+from mvdiff.model.layers import gate_by_halves, norm_by_channel
 from mvdiff.model.pipeline import PRECISIONS
 from mvdiff.model.space import KLSpace
 from mvdiff.train.memory import random_batch, run_pass

@@ -9,7 +9,6 @@ from torch import nn
 from jobs.cli import main
 from mvdiff.bench.flops import counted
 from mvdiff.bench.stages import Stages
-from mvdiff.model.compilation import _group_norm
 
 SMALL = ["model=tiny", "train=default", "bench.repeats=1", "bench.warmup=1", "bench.rows=8"]
 
@@ -37,14 +36,6 @@ def test_a_training_measurement_is_consistent(capsys):
         step["samples_per_s"] * step["tflop_per_sample"] / found["matrix_product_tflop_per_s"]
     )
     assert 0 < found["unet"]["tflop_per_sample"] < step["tflop_per_sample"]
-
-
-def test_a_group_norm_channel_by_channel_is_the_same():
-    norm = nn.GroupNorm(4, 12)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    values = 3 * torch.randn(3, 12, 5, 7) + 20
-    assert torch.allclose(_group_norm(norm, values), norm(values), atol=1e-5)
 
 
 def test_an_unknown_question_is_refused(capsys):
