@@ -19,21 +19,22 @@ class Joint:
     """What the attention layers of one UNet pass share; handed to them as ``cross_attention_kwargs={"joint": ...}``."""
 
     views: int
-    """Consecutive rows of the batch that are views of one sample."""
+    """Consecutive rows of the batch that are of one sample: its views, and its reference where that rides along."""
     reference: dict[str, Tensor] = field(default_factory=dict)
     """Input of each self-attention layer on the reference pass: float [B, tokens, width]. It is read, never consumed:
     gradient checkpointing runs a layer twice."""
     keep: bool = False
     """This is the reference pass: fill ``reference`` instead of attending to it."""
     rides: bool = False
-    """The last of those rows is the sample's reference, in the same pass: the others attend to it, it to itself."""
+    """The last of those rows is the sample's reference, in the same pass: the others attend to it as well, it to itself
+    alone."""
 
 
 class JointAttention:
     """Self-attention over all views of a sample and the tokens of its reference.
 
-    The reference enters keys and values only (reference attention: the layer's normed input on a separate pass of the
-    same network over the condition).
+    The reference enters keys and values only (reference attention: the layer's normed input where the same network sees
+    the condition, in a pass before or in a row of this one).
     """
 
     def __init__(self, layer: str) -> None:

@@ -81,8 +81,8 @@ def unet_pass(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What ``unet`` makes of ``noisy`` float [N, channels, h, w], every ``views`` rows of which are one sample.
 
-    Float [N, C, h, w], and with ``keep`` the input of each self-attention layer: float [N, h w, width]. Such inputs of
-    an earlier pass are ``seen``, if not the last row of each sample is its reference (``rides``); ``labels`` float
+    Float [N, C, h, w], and with ``keep`` the input of each self-attention layer: float [N, h w, width]. The reference
+    is ``seen``, such inputs of an earlier pass, or, where it ``rides``, the last row of each sample. ``labels`` float
     [N, width] are added to the timestep's embedding.
     """
     joint = Joint(views, dict(seen), keep, rides)

@@ -158,23 +158,22 @@ def sample(
     unconditional = kept.of(sampling)
     # a noised reference is of one timestep; a clean one serves them all
     stale = model.noised_reference
-    guided = [number for number, step in enumerate(scheduler.timesteps) if _guided(sampling, step, model)]
     for number, step in enumerate(scheduler.timesteps):
         timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
         if condition is None or stale:
             condition = model.condition(reference, blank, timestep, drawn(noise, "reference"), undropped)
         v = model.predict_v(noisy, timestep, cameras, condition).float()
-        if number in guided:
+        if _guided(sampling, step, model):
             shared = number if stale else 0
             if shared not in unconditional:
                 if not lasting:
                     unconditional.clear()
-                coming = guided[guided.index(number) :][:_AT_ONCE] if stale else [0]
-                if not blank_rows:
-                    # of every step, guided or not, so that the interval does not shift the stream
-                    blank_rows = [drawn(blanks, "reference") for _ in scheduler.timesteps]
-                unconditional |= _unconditional(model, blank, scheduler.timesteps, coming, blank_rows)
+                # the same steps together, guided or not, and noise of every step: the interval changes no bit
+                first = number - number % _AT_ONCE
+                together = range(first, min(first + _AT_ONCE, len(scheduler.timesteps))) if stale else range(1)
+                blank_rows = blank_rows or [drawn(blanks, "reference") for _ in scheduler.timesteps]
+                unconditional |= _unconditional(model, blank, scheduler.timesteps, together, blank_rows)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
         # ancestral samplers alone take noise at every step
@@ -185,7 +184,7 @@ def sample(
 
 
 def _unconditional(
-    model: MultiViewModel, blank: Tensor, timesteps: Tensor, numbers: list[int], noise: list[Tensor | None]
+    model: MultiViewModel, blank: Tensor, timesteps: Tensor, numbers: Sequence[int], noise: list[Tensor | None]
 ) -> dict[int, Condition]:
     """What the unconditional branch sees at each of the steps ``numbers``; ``noise`` is that of every step."""
     of = torch.tensor([int(timesteps[number]) for number in numbers], device=blank.device)

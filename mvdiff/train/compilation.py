@@ -76,7 +76,7 @@ def _traced_as(passes: Callable[..., Tensor]) -> Callable[..., Tensor]:
         with (
             # views that are kept for the way back are written as convolutions like it, attention's inputs among them
             functorch.patch(recompute_views=True),
-            # what checkpointed layers leave for the views' pass they would leave again, the same
+            # what checkpointed layers leave for a views' pass of its own they would leave again, the same
             dynamo.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True),
         ):
             return passes(*arguments)

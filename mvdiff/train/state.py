@@ -65,6 +65,7 @@ class TrainingState:
         """One optimizer step with the gradients that the weights hold, clipped, which are then gone."""
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._settings)
         self.optimizer.step()
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         self.forget_gradients()
         self.ema.update(self.step)
         self.step += 1

@@ -218,6 +218,7 @@ class Trainer:
                 weight.grad = None
         row.append(self.state.clip(self.settings.max_grad_norm)[None])
         readout = Readout(torch.cat(row).double())
+        # until the numbers are known to be finite, position is a step behind and nothing may be saved
         self.state.advance()
         numbers = readout.numbers()  # [samples + 1]
         own, norm = numbers[:-1], float(numbers[-1])

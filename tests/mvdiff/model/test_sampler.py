@@ -107,15 +107,48 @@ def test_without_guidance_there_is_no_unconditional_pass(pipeline, monkeypatch):
 
 def test_guidance_acts_in_its_interval_only(pipeline, monkeypatch):
     seen = []
-    unconditional = pipeline.model.unconditional
+    predict = pipeline.model.predict_v
 
-    def noted(blank, timestep, noise):
-        seen.extend(timestep.tolist())
-        return unconditional(blank, timestep, noise)
+    def noted(noisy, timestep, *given):
+        seen.append(int(timestep[0]))
+        return predict(noisy, timestep, *given)
 
-    monkeypatch.setattr(pipeline.model, "unconditional", noted)
+    monkeypatch.setattr(pipeline.model, "predict_v", noted)
     pipeline(PICTURES[:1], seeds=[0], steps=10, guidance=2.0, guidance_interval=(0.2, 0.6))
-    assert seen == [599, 499, 399, 299]
+    assert [step for step in sorted(set(seen), reverse=True) if seen.count(step) == 2] == [599, 499, 399, 299]
+    assert len(set(seen)) == 10
+
+
+def test_what_was_kept_of_earlier_calls_changes_no_bit(start):
+    """Whatever they asked for; a fresh pipeline says the same."""
+    calls = [{"steps": 11, "guidance_interval": interval} for interval in ((0.3, 0.6), (0.0, 1.0), (0.0, 0.5))] + [
+        {"steps": 9},
+        {"steps": 9, "sampler": "ddim"},
+        {"steps": 11, "sampler": "ddim"},
+    ]
+
+    def views(pipeline, call):
+        return pipeline(PICTURES[:2], seeds=[4, 5], guidance=4.0, **call)
+
+    def fresh():
+        made = MultiViewPipeline(start())
+        assert made.model.noised_reference
+        return made
+
+    used = fresh()
+    used.own()
+    assert all(np.array_equal(views(used, call), views(fresh(), call)) for call in calls)
+
+
+@pytest.mark.parametrize("reference", ["clean", "noised"])
+def test_steps_share_the_unconditional_pass_and_see_what_each_would_by_itself(start, reference, monkeypatch):
+    pipeline = MultiViewPipeline(start(reference=reference))
+    sampling = Sampling("euler_ancestral", 11, 2.0)
+    with torch.inference_mode():
+        together = pipeline.sample(PICTURES[:2], [4, 5], sampling)
+        monkeypatch.setattr("mvdiff.model.sampler._AT_ONCE", 1)
+        alone = pipeline.sample(PICTURES[:2], [4, 5], sampling)
+    assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
 
 
 def test_the_interval_shifts_no_other_noise(pipeline):
