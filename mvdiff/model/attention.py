@@ -63,11 +63,10 @@ class JointAttention:
         )
         if joint.rides:
             of_views, of_reference = query.split([(joint.views - 1) * tokens, tokens], 2)
-            own = slice(-tokens, None)
             out = torch.cat(
                 [
                     functional.scaled_dot_product_attention(of_views, key, value),
-                    functional.scaled_dot_product_attention(of_reference, key[:, :, own], value[:, :, own]),
+                    functional.scaled_dot_product_attention(of_reference, key[:, :, -tokens:], value[:, :, -tokens:]),
                 ],
                 2,
             )

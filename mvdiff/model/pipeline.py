@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvdiff.errors import InputError
-from mvdiff.model.compilation import (
-    Compilation,
-    CompileCache,
-    compiled,
-    refuse_compiling,
-)
+from mvdiff.model.compilation import Compilation, CompileCache, compiled, refuse_compiling
 from mvdiff.model.folder import load
 from mvdiff.model.layers import norm_by_channel
 from mvdiff.model.multiview import MultiViewModel, unet_pass

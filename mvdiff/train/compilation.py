@@ -8,13 +8,7 @@ from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
-from mvdiff.model.compilation import (
-    TRAINING,
-    Compilation,
-    CompileCache,
-    compiled,
-    refuse_compiling,
-)
+from mvdiff.model.compilation import TRAINING, Compilation, CompileCache, compiled, refuse_compiling
 from mvdiff.model.layers import gate_by_halves, norm_by_channel
 from mvdiff.model.pipeline import PRECISIONS
 from mvdiff.model.space import KLSpace

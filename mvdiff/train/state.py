@@ -76,11 +76,9 @@ class TrainingState:
         Their gradients come so: otherwise each would be turned, and each weight too in every pass.
         """
         for name, weight in self.trained.items():
-            if weight.ndim == 4:
-                kept = self.optimizer.state.get(weight, {})
-                for one in (weight, self.ema.averages[name], *kept.values()):
-                    if one.ndim == 4:
-                        one.data = one.data.contiguous(memory_format=torch.channels_last)
+            for one in (weight, self.ema.averages[name], *self.optimizer.state.get(weight, {}).values()):
+                if one.ndim == 4:
+                    one.data = one.data.contiguous(memory_format=torch.channels_last)
 
     def keep_gradients(self) -> None:
         """From now on each weight that has a gradient keeps memory of its own for it, where passes add up theirs.
