@@ -219,9 +219,12 @@ class MultiViewModel(nn.Module):
         # a copy: what a CUDA graph returns is gone when the next one runs
         return seen.to(torch.float32, copy=True)
 
-    def blank(self, noise: Tensor | None) -> Tensor:
-        """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above."""
-        return self.space.blank_reference(self.settings.condition_size // self.space.factor, noise).float()
+    def blank(self, noise: Tensor | None, rows: int = 1) -> Tensor:
+        """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above.
+
+        ``rows`` are encoded where the encoder is compiled for so many.
+        """
+        return self.space.blank_reference(self.settings.condition_size // self.space.factor, noise, rows).float()
 
     def condition(
         self, reference: Reference, blank: Tensor, timestep: Tensor, noise: Tensor | None, dropped: Tensor
@@ -246,13 +249,17 @@ class MultiViewModel(nn.Module):
 
         ``blank`` float [1, C, s, s], ``timestep`` int64 [N], ``noise`` float [N, C, s, s].
         """
+        rows = len(timestep)
         dropped = torch.ones(1, dtype=torch.bool, device=blank.device)
         context = self.context(blank, None, dropped, None)
-        return self._seen(blank, context, timestep, noise)
+        latents, shared = blank.expand(rows, -1, -1, -1), context.expand(rows, -1, -1).contiguous()
+        return Condition(blank, context, self._seen(latents, shared, timestep, noise).seen)
 
     def _seen(self, latents: Tensor, context: Tensor, timestep: Tensor, noise: Tensor | None) -> Condition:
         """The reference pass, of a row a timestep."""
         shown, timestep = self._shown(latents, timestep, noise)
+        # however they lie in memory, one compiled graph serves the condition and the unconditional one
+        shown = shown.contiguous()
         here = torch.zeros(len(shown), 4, device=latents.device)
         given = latents.expand_as(shown)
         _, kept = self._unet(shown, given, timestep, context, None if self.tiled else here, {}, views=1, keep=True)

@@ -102,14 +102,18 @@ class MultiViewPipeline:
             for part in parts:
                 # as the compiled convolutions take their weights, which are otherwise brought to it at every call
                 part.to(memory_format=torch.channels_last)
-        white = [np.full((settings.size, settings.size, 3), 255, np.uint8)]
+        white = [np.full((settings.size, settings.size, 3), 255, np.uint8)] * batch
+        latents = torch.zeros(batch, *self.model.noise_shapes["views"], device=self.device)
 
         def call() -> None:
             self.model.unet_pass = Precompiled(unet_pass, self.model.unet)
             norm_by_channel(*parts)
             for part in coders:
                 part.forward = Precompiled(type(part).forward, part)
-            self._views(white, [0], sampling)
+            with self._autocasting():
+                # first, since it runs longest: the others are loaded meanwhile
+                self.model.space.decode(latents)
+                self.sample(white, [0] * batch, sampling)
 
         before = self.model.unet_pass
         try:
@@ -213,9 +217,12 @@ class MultiViewPipeline:
             # with one of their own: where a picture cannot be sampled, others are not blamed for what fills up
             seen = [*seen, *[seen[0]] * (self._filled - samples)]
             seeds = [*seeds, *[seeds[0]] * (self._filled - samples)]
-        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+        with self._autocasting():
             latents = self.sample(seen, seeds, sampling, progress, reference_view)
             return latents[:samples], self.model.space.decode(latents)[:samples]
+
+    def _autocasting(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
 
     def sample(
         self,
@@ -240,6 +247,7 @@ class MultiViewPipeline:
             sampling,
             progress,
             self._blanks,
+            self._filled,
         )
 
 

@@ -5,9 +5,7 @@ large UNet. Here the module is run once on tensors without data, which records t
 same kernels; and these are kept by what the recording follows from, so that later processes load them without one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,20 +17,6 @@ from torch.utils import _pytree as pytree
 
 from mvdiff.model.fingerprint import fingerprint
 from mvdiff.model.kernels import keep, kernels, load
-
-_as_it_is: ContextVar[bool] = ContextVar("as_it_is", default=False)
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """For a pass of another shape that is made once and kept: to compile for it takes longer than it ever saves."""
-    token = _as_it_is.set(True)
-    try:
-        # for what torch.compile has compiled
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        _as_it_is.reset(token)
 
 
 class Precompiled:
@@ -50,7 +34,7 @@ class Precompiled:
 
     def __call__(self, *args: Any) -> Any:
         """``function(module, *args)``."""
-        if _as_it_is.get() or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return self._bound(*args)
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

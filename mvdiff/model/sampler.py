@@ -17,7 +17,6 @@ from torch import Tensor
 from mvdiff.errors import InputError
 from mvdiff.model.multiview import Condition, MultiViewModel
 from mvdiff.model.noise import SampleNoise, blank_noise
-from mvdiff.model.precompiled import uncompiled
 
 
 class _Ancestral(EulerAncestralDiscreteScheduler):
@@ -129,12 +128,14 @@ def sample(
     sampling: Sampling,
     progress: Callable[[int], None] = lambda steps: None,
     kept: Blanks | None = None,
+    filled: int | None = None,
 ) -> Tensor:
     """View latents float [B, 6, C, h, w].
 
     ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3] as ``model.sight`` makes them, ``cameras`` float
     [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: one pass serves the
-    batch, and later ones too where they are given what it ``kept``.
+    batch, and later ones too where they are given what it ``kept``. Where passes are compiled for ``filled`` rows, it
+    is made in passes of so many: for others kernels would be chosen and loaded anew, which takes longer than they run.
     """
     scheduler = sampling.scheduler(model)
     shapes, device, samples = model.noise_shapes, model.signal.device, len(pictures)
@@ -148,8 +149,7 @@ def sample(
     kept = Blanks() if kept is None else kept
     blank_draw = drawn(blanks, "reference_posterior")
     if kept.latents is None:
-        with uncompiled():
-            kept.latents = model.blank(blank_draw)
+        kept.latents = model.blank(blank_draw, filled or 1)
     blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
     blank_rows: list[Tensor | None] = []
@@ -158,6 +158,7 @@ def sample(
     unconditional = kept.of(sampling)
     # a noised reference is of one timestep; a clean one serves them all
     stale = model.noised_reference
+    rows = filled or _AT_ONCE
     for number, step in enumerate(scheduler.timesteps):
         timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
@@ -170,28 +171,33 @@ def sample(
                 if not lasting:
                     unconditional.clear()
                 # the same steps together, guided or not, and noise of every step: the interval changes no bit
-                first = number - number % _AT_ONCE
-                together = range(first, min(first + _AT_ONCE, len(scheduler.timesteps))) if stale else range(1)
+                first = number - number % rows
+                together = range(first, min(first + rows, len(scheduler.timesteps))) if stale else range(1)
                 blank_rows = blank_rows or [drawn(blanks, "reference") for _ in scheduler.timesteps]
-                unconditional |= _unconditional(model, blank, scheduler.timesteps, together, blank_rows)
+                unconditional |= _unconditional(model, blank, scheduler.timesteps, together, blank_rows, filled)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
         # ancestral samplers alone take noise at every step
         fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}
         latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
-    return latents
+    return latents.contiguous()
 
 
 def _unconditional(
-    model: MultiViewModel, blank: Tensor, timesteps: Tensor, numbers: Sequence[int], noise: list[Tensor | None]
+    model: MultiViewModel,
+    blank: Tensor,
+    timesteps: Tensor,
+    numbers: Sequence[int],
+    noise: list[Tensor | None],
+    filled: int | None,
 ) -> dict[int, Condition]:
     """What the unconditional branch sees at each of the steps ``numbers``; ``noise`` is that of every step."""
-    of = torch.tensor([int(timesteps[number]) for number in numbers], device=blank.device)
-    rows = [row for number in numbers if (row := noise[number]) is not None]
-    with uncompiled():
-        together = model.unconditional(blank, of, torch.cat(rows) if rows else None)
-    return dict(zip(numbers, together.rows(), strict=True))
+    drawn = [*numbers, *[numbers[-1]] * ((filled or 0) - len(numbers))]
+    of = torch.tensor([int(timesteps[number]) for number in drawn], device=blank.device)
+    rows = [row for number in drawn if (row := noise[number]) is not None]
+    together = model.unconditional(blank, of, torch.cat(rows) if rows else None)
+    return dict(zip(numbers, together.rows()[: len(numbers)], strict=True))
 
 
 def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:

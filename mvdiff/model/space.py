@@ -35,10 +35,10 @@ class LatentSpace(Protocol):
     def encode_reference(self, pictures: Tensor, noise: Tensor | None) -> Tensor:
         """Latents float [B, C, s, s] of condition ``pictures`` uint8 [B, S, S, 3]."""
 
-    def blank_reference(self, side: int, noise: Tensor | None) -> Tensor:
+    def blank_reference(self, side: int, noise: Tensor | None, rows: int = 1) -> Tensor:
         """What stands for the reference latents of a dropped condition: float [N, C, side, side] or [1, ...].
 
-        ``noise`` float [N, C, side, side] where latents are drawn.
+        ``noise`` float [N, C, side, side] where latents are drawn; ``rows`` are encoded, all the same.
         """
 
     def encode_together(
@@ -67,7 +67,7 @@ class PatchSpace:
         """As in ``LatentSpace``."""
         return self._vae.encode(pictures)
 
-    def blank_reference(self, side: int, noise: Tensor | None) -> Tensor:
+    def blank_reference(self, side: int, noise: Tensor | None, rows: int = 1) -> Tensor:
         """As in ``LatentSpace``."""
         return torch.zeros(1, self.channels, side, side, device=self._vae.basis.device)
 
@@ -112,12 +112,12 @@ class KLSpace:
         assert noise is not None
         return self._draw(_scaled(pictures), noise)
 
-    def blank_reference(self, side: int, noise: Tensor | None) -> Tensor:
+    def blank_reference(self, side: int, noise: Tensor | None, rows: int = 1) -> Tensor:
         """As in ``LatentSpace``."""
         assert noise is not None
         size = side * self.factor
-        grey = torch.zeros(1, 3, size, size, device=noise.device, dtype=self._vae.dtype)
-        return self._draw(grey, noise)
+        mean, deviation = self._posterior(torch.zeros(rows, 3, size, size, device=noise.device, dtype=self._vae.dtype))
+        return mean[:1] + deviation[:1] * noise
 
     def encode_together(
         self, views: Tensor, pictures: Tensor, views_noise: Tensor | None, noise: Tensor | None
