@@ -178,8 +178,8 @@ class Generation:
 def sampling_peak(settings: ModelSettings, asked: Generation) -> int:
     """Bytes at the peak of generating as ``asked``; a step takes the same however many there are.
 
-    But for the unconditional reference: of it one row is played, and eight steps' are made at once, which is a
-    hundredth more in a call of 16 samples.
+    But for the unconditional reference: of it one row is played, and eight steps' are made at once, or compiled those
+    of as many as there are samples, and kept. Eight are a hundredth more in a call of 16 samples.
     """
 
     def work(tracker: Tracker, emulation: Emulation) -> None:

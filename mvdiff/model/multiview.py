@@ -59,12 +59,15 @@ class Condition:
     seen: dict[str, Tensor]
     """What the reference pass left for each self-attention layer: float [B, s s, width], or [1, ...]."""
 
-    def rows(self) -> list["Condition"]:
-        """One of each row that a pass left, of latents and context that all of them share."""
-        apart = {name: one.split(1) for name, one in self.seen.items()}
+    def rows(self, number: int) -> list["Condition"]:
+        """One of each of the first ``number`` rows that a pass left, of latents and context that all of them share.
+
+        The memory of further ones can be let go.
+        """
+        wanted = [one if number == len(one) else one[:number].clone() for one in self.seen.values()]
         return [
-            Condition(self.latents, self.context, dict(zip(apart, row, strict=True)))
-            for row in zip(*apart.values(), strict=True)
+            Condition(self.latents, self.context, dict(zip(self.seen, row, strict=True)))
+            for row in zip(*(one.split(1) for one in wanted), strict=True)
         ]
 
 
@@ -222,7 +225,7 @@ class MultiViewModel(nn.Module):
     def blank(self, noise: Tensor | None, rows: int = 1) -> Tensor:
         """Reference latents float [N or 1, C, s, s] of a dropped condition; ``noise`` float [N, C, s, s] as above.
 
-        ``rows`` are encoded where the encoder is compiled for so many.
+        The blank picture is encoded ``rows`` times at once, for an encoder that is compiled for so many.
         """
         return self.space.blank_reference(self.settings.condition_size // self.space.factor, noise, rows).float()
 
@@ -261,8 +264,7 @@ class MultiViewModel(nn.Module):
         # however they lie in memory, one compiled graph serves the condition and the unconditional one
         shown = shown.contiguous()
         here = torch.zeros(len(shown), 4, device=latents.device)
-        given = latents.expand_as(shown)
-        _, kept = self._unet(shown, given, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
+        _, kept = self._unet(shown, latents, timestep, context, None if self.tiled else here, {}, views=1, keep=True)
         return Condition(latents, context, kept)
 
     def _both_passes(

@@ -87,6 +87,8 @@ class MultiViewPipeline:
         """
         settings = self.model.settings
         refuse_compiling(self.device)
+        if batch < 1:
+            raise InputError(f"compiling for {batch} pictures", "give 1 or more")
         sampling = self._sampling(1, sampler, guidance)
         coders = [self.model.vae.encoder, self.model.vae.decoder] if isinstance(self.model.space, KLSpace) else []
         parts = [self.model.unet, *coders]
@@ -97,22 +99,22 @@ class MultiViewPipeline:
             "parts": [{key: one for key, one in dict(part.config).items() if key[0] != "_"} for part in
                       (self.model.unet, self.model.vae)],
         }  # fmt: skip
-        self._filled = batch
         if self.device.type == "cuda":
             for part in parts:
                 # as the compiled convolutions take their weights, which are otherwise brought to it at every call
                 part.to(memory_format=torch.channels_last)
-        white = [np.full((settings.size, settings.size, 3), 255, np.uint8)] * batch
-        latents = torch.zeros(batch, *self.model.noise_shapes["views"], device=self.device)
 
         def call() -> None:
+            self._forget()
+            self._filled = batch
             self.model.unet_pass = Precompiled(unet_pass, self.model.unet)
             norm_by_channel(*parts)
             for part in coders:
                 part.forward = Precompiled(type(part).forward, part)
+            white = [np.full((settings.size, settings.size, 3), 255, np.uint8)] * batch
             with self._autocasting():
                 # first, since it runs longest: the others are loaded meanwhile
-                self.model.space.decode(latents)
+                self.model.space.decode(torch.zeros(batch, *self.model.noise_shapes["views"], device=self.device))
                 self.sample(white, [0] * batch, sampling)
 
         before = self.model.unet_pass
@@ -127,9 +129,15 @@ class MultiViewPipeline:
             raise
 
     def _uncompile(self, unet_pass: Callable[..., Any], coders: Sequence[nn.Module]) -> None:
+        self._forget()
         self._filled, self.model.unet_pass = None, unet_pass
         for part in coders:
             vars(part).pop("forward", None)
+
+    def _forget(self) -> None:
+        """Make anew what is kept from call to call: other kernels round otherwise."""
+        if self._blanks is not None:
+            self._blanks = Blanks()
 
     @torch.inference_mode()
     def __call__(

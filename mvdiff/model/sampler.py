@@ -52,7 +52,7 @@ _SCHEDULE = (
 
 
 _AT_ONCE = 8
-"""Steps whose unconditional references are made in one pass: a row by itself leaves a GPU idle most of the time."""
+"""Steps whose unconditional references share a pass that is not compiled: a row by itself leaves a GPU mostly idle."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def sample(
     """View latents float [B, 6, C, h, w].
 
     ``pictures`` uint8 [B, S, S, 3] and ``glance`` uint8 [B, g, g, 3] as ``model.sight`` makes them, ``cameras`` float
-    [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: one pass serves the
-    batch, and later ones too where they are given what it ``kept``. Where passes are compiled for ``filled`` rows, it
-    is made in passes of so many: for others kernels would be chosen and loaded anew, which takes longer than they run.
+    [B, 6, 4] relative to the pictures'. The unconditional reference is the same for all samples: it is made once for
+    the batch, and for later ones too where they are given what it ``kept``; in passes of several steps, and where
+    passes are compiled for ``filled`` rows in passes of just so many, since any others would have to be compiled too.
     """
     scheduler = sampling.scheduler(model)
     shapes, device, samples = model.noise_shapes, model.signal.device, len(pictures)
@@ -148,8 +148,9 @@ def sample(
     lasting = kept is not None
     kept = Blanks() if kept is None else kept
     blank_draw = drawn(blanks, "reference_posterior")
+    fewest, most = (1, _AT_ONCE) if filled is None else (filled, filled)
     if kept.latents is None:
-        kept.latents = model.blank(blank_draw, filled or 1)
+        kept.latents = model.blank(blank_draw, fewest)
     blank = kept.latents
     latents = noise.draw("views", shapes["views"]) * scheduler.init_noise_sigma
     blank_rows: list[Tensor | None] = []
@@ -158,7 +159,6 @@ def sample(
     unconditional = kept.of(sampling)
     # a noised reference is of one timestep; a clean one serves them all
     stale = model.noised_reference
-    rows = filled or _AT_ONCE
     for number, step in enumerate(scheduler.timesteps):
         timestep = torch.full((samples,), int(step), device=device)
         noisy = scheduler.scale_model_input(latents, step)
@@ -171,16 +171,17 @@ def sample(
                 if not lasting:
                     unconditional.clear()
                 # the same steps together, guided or not, and noise of every step: the interval changes no bit
-                first = number - number % rows
-                together = range(first, min(first + rows, len(scheduler.timesteps))) if stale else range(1)
+                first = number - number % most
+                together = range(first, min(first + most, len(scheduler.timesteps))) if stale else range(1)
                 blank_rows = blank_rows or [drawn(blanks, "reference") for _ in scheduler.timesteps]
-                unconditional |= _unconditional(model, blank, scheduler.timesteps, together, blank_rows, filled)
+                unconditional |= _unconditional(model, blank, scheduler.timesteps, together, blank_rows, fewest)
             without = model.predict_v(noisy, timestep, cameras, unconditional[shared]).float()
             v = _guide(v, without, sampling)
         # ancestral samplers alone take noise at every step
         fresh = {"noise": noise.draw("ancestral", shapes["views"])} if sampling.sampler == "euler_ancestral" else {}
         latents = scheduler.step(v, step, latents, **fresh).prev_sample
         progress(1)
+    # however the last step has left them: of each way they lie a compiled decoder would be another
     return latents.contiguous()
 
 
@@ -190,14 +191,17 @@ def _unconditional(
     timesteps: Tensor,
     numbers: Sequence[int],
     noise: list[Tensor | None],
-    filled: int | None,
+    fewest: int,
 ) -> dict[int, Condition]:
-    """What the unconditional branch sees at each of the steps ``numbers``; ``noise`` is that of every step."""
-    drawn = [*numbers, *[numbers[-1]] * ((filled or 0) - len(numbers))]
-    of = torch.tensor([int(timesteps[number]) for number in drawn], device=blank.device)
-    rows = [row for number in drawn if (row := noise[number]) is not None]
+    """What the unconditional branch sees at each of the steps ``numbers``; ``noise`` is that of every step.
+
+    The last one is repeated until there are ``fewest`` rows.
+    """
+    passed = [*numbers, *[numbers[-1]] * (fewest - len(numbers))]
+    of = torch.tensor([int(timesteps[number]) for number in passed], device=blank.device)
+    rows = [row for number in passed if (row := noise[number]) is not None]
     together = model.unconditional(blank, of, torch.cat(rows) if rows else None)
-    return dict(zip(numbers, together.rows()[: len(numbers)], strict=True))
+    return dict(zip(numbers, together.rows(len(numbers)), strict=True))
 
 
 def _guided(sampling: Sampling, step: Tensor, model: MultiViewModel) -> bool:

@@ -38,7 +38,8 @@ class LatentSpace(Protocol):
     def blank_reference(self, side: int, noise: Tensor | None, rows: int = 1) -> Tensor:
         """What stands for the reference latents of a dropped condition: float [N, C, side, side] or [1, ...].
 
-        ``noise`` float [N, C, side, side] where latents are drawn; ``rows`` are encoded, all the same.
+        ``noise`` float [N, C, side, side] where latents are drawn. Where a picture is encoded for it, an encoder gets
+        ``rows`` of it, of which one counts: it may be compiled for so many.
         """
 
     def encode_together(

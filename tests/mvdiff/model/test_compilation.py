@@ -52,7 +52,7 @@ def test_what_runs_compiled_is_the_same_for_every_batch(settings, disk, graphs):
 
 
 def test_earlier_calls_change_no_bit_of_compiled_views(start, disk, graphs):
-    """The unconditional references of two steps share a pass here, whichever steps are guided."""
+    """Those of this pipeline, eager ones too, and failed attempts to compile it."""
     pictures = draw_pictures(5, 2)[:, 0]
     calls = [{"steps": 5, "guidance_interval": interval} for interval in ((0.3, 0.6), (0.0, 1.0))] + [{"steps": 4}]
 
@@ -62,7 +62,12 @@ def test_earlier_calls_change_no_bit_of_compiled_views(start, disk, graphs):
         made.compile(2, guidance=4.0)
         return made
 
-    used = compiled_for_two()
+    used = MultiViewPipeline(start())
+    used.own()
+    used(pictures, seeds=[4, 5], guidance=4.0, **calls[-1])
+    with pytest.raises(InputError, match="compiling for 0 pictures: give 1 or more"):
+        used.compile(0)
+    used.compile(2, guidance=4.0)
     for call in calls:
         fresh = compiled_for_two()(pictures, seeds=[4, 5], guidance=4.0, **call)
         assert np.array_equal(used(pictures, seeds=[4, 5], guidance=4.0, **call), fresh)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mvdiff.model.build import create
+from mvdiff.model.multiview import Condition
 from tests.mvdiff.model.conftest import awake
 
 
@@ -223,3 +224,11 @@ def test_it_learns(model, batch):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_rows_of_a_condition_hold_no_memory_of_others():
+    condition = Condition(torch.zeros(1), torch.zeros(1), {"a": torch.arange(8.0).view(4, 2), "b": torch.zeros(4, 1)})
+    for number in (1, 3, 4):
+        rows = condition.rows(number)
+        assert [row.seen["a"].tolist() for row in rows] == [[[2 * k, 2 * k + 1]] for k in range(number)]
+        assert rows[0].seen["a"].untyped_storage().nbytes() == 8 * number
