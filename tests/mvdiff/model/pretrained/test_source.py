@@ -12,57 +12,26 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mvdiff.errors import InputError
-from mvdiff.model.folder import save
 from mvdiff.model.pretrained import conformity, inspect
+from tests.mvdiff.model.pretrained.files import (
+    CLIP,
+    CONDITION,
+    INDEX,
+    POINTER,
+    SCHEDULER,
+    TEXT,
+    UNET,
+    VAE,
+    VISION,
+    edit,
+    recast,
+    rename,
+    replace_header,
+    reshape,
+    shard,
+)
 from tests.mvdiff.model.pretrained.refusal import refusal
 from tests.mvdiff.model.published import write_zero123plus
-
-INDEX = "model_index.json"
-UNET = "unet/diffusion_pytorch_model.safetensors"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-TEXT = "text_encoder/model.safetensors"
-VISION = "vision_encoder/model.safetensors"
-SCHEDULER = "scheduler/scheduler_config.json"
-CLIP, CONDITION = (f"feature_extractor_{end}/preprocessor_config.json" for end in ("clip", "vae"))
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 3463726504\n"
-
-
-def edit(file, drop=None, **values):
-    content = json.loads(file.read_text()) | values
-    content.pop(drop, None)
-    file.write_text(json.dumps(content))
-
-
-def recast(file, dtype, only=""):
-    save_file({k: v.to(dtype) if only in k and v.is_floating_point() else v for k, v in load_file(file).items()}, file)
-
-
-def reshape(file, name, *shape):
-    save_file(load_file(file) | {name: torch.zeros(shape)}, file)
-
-
-def rename(file, old, new):
-    save_file({name.replace(old, new): value for name, value in load_file(file).items()}, file)
-
-
-def shard(file):
-    """Split the weights of ``file`` over two files beside an index; the names of the two."""
-    weights = load_file(file)
-    names = [f"{file.stem}-{k:05d}-of-00002.safetensors" for k in (1, 2)]
-    places = {name: names[k % 2] for k, name in enumerate(sorted(weights))}
-    for part in names:
-        save_file({name: weights[name] for name, place in places.items() if place == part}, file.with_name(part))
-    index = {"metadata": {"total_size": 1}, "weight_map": places}
-    file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
-    file.unlink()
-    return names
-
-
-def replace_header(file, change):
-    data = file.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = change(data[8:end])
-    file.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def test_a_published_zero123plus_is_read(plus):
@@ -396,60 +365,6 @@ def test_cross_attention_of_another_width(stable):
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     reshape(stable / UNET, name, 32, 24)
     assert f"{name} of shape [32, 24]" in refusal(stable)
-
-
-@pytest.fixture
-def own(originals, tmp_path):
-    """The layout of a model that this program writes."""
-    folder = tmp_path / "step-00000300"
-    for name in ("unet", "vae", "vision_encoder", "scheduler"):
-        shutil.copytree(originals / "zero123plus" / name, folder / name)
-    index = {
-        "_class_name": "MultiViewPipeline",
-        "_diffusers_version": "0.38.0",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "vision_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "camera": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "settings": {"name": "tiny"},
-        "slots": [0, 1, 2, 3, 4, 5],
-    }
-    (folder / INDEX).write_text(json.dumps(index))
-    return folder
-
-
-def test_an_own_model_is_read(own):
-    found = inspect(own, half=False)
-    assert (found.kind, found.ramp, found.condition_size) == ("mvdiff", None, None)
-    assert found.index["settings"] == {"name": "tiny"}
-    assert set(found.weights) == {"unet", "vae", "vision_encoder"}
-    assert found.config("scheduler")["num_train_timesteps"] == 1000
-
-
-def test_a_model_as_it_is_saved_is_read(model, tmp_path):
-    save(model, tmp_path / "checkpoint")
-    found = inspect(tmp_path / "checkpoint", half=False)
-    assert found.kind == "mvdiff"
-    assert {"unet", "vae", "camera", "context"} <= found.weights.keys()
-
-
-@pytest.mark.parametrize(
-    ("inflict", "expected"),
-    [
-        (lambda f: edit(f / INDEX, drop="settings"), "does not say settings"),
-        (lambda f: edit(f / INDEX, drop="unet"), "names no unet"),
-        (lambda f: edit(f / INDEX, **{"../originals": ["diffusers", "AutoencoderKL"]}), "component '../originals'"),
-        (lambda f: shutil.rmtree(f / "vae"), "lacks its folder"),
-        (lambda f: os.truncate(f / VAE, 5000), "is cut off"),
-        (lambda f: (f / VISION).unlink(), "has no model.safetensors"),
-        (lambda f: (f / "vae" / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / SCHEDULER).write_text("{"), "is not JSON"),
-    ],
-)
-def test_damage_of_an_own_model(own, inflict, expected):
-    inflict(own)
-    assert expected in refusal(own)
 
 
 def test_a_fingerprint_names_the_weights(plus, tmp_path):
