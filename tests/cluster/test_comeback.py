@@ -277,6 +277,7 @@ def test_a_job_that_runs_out_of_time_is_back(cluster, probe, eventually):
     scancel("--signal=USR2", hanging.id)
     for job in (hanging, frozen):
         eventually(job.is_back_at_last, 120)
+        assert len(job.events("task stopped")) >= job.restarts - 1, "a further start went back without a warning"
     (overdue,) = hanging.events("task overdue")
     assert re.fullmatch(r"no step boundary within \d+ s of the warning: going .* without saving", overdue["reason"])
     assert not frozen.events("task overdue")
